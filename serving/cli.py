@@ -1,0 +1,68 @@
+"""The `lookalike` command: finds the subcommands of every package, and says where those live that aren't at home here."""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+GROUP = "lookalike.commands"
+# What tells an environment: the distribution that only it holds, and the folder our set-up gives it.
+MARKS = {"pipeline": "tfx", "serving": "prometheus_client", "client": "grpc"}
+FOLDERS = {"pipeline": ".venv/pipeline", "serving": ".venv/serving", "client": ".venv/serving"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one subcommand; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="lookalike",
+        description="From a folder of images to a running service that answers: which images look like this one?",
+    )
+    parser.add_argument("--verbose", action="store_true", help="log every step")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
+        _add(commands, entry)
+    chosen = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO if chosen.verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        return int(chosen.run(chosen))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has left (`lookalike ... | head`): nothing to complain about.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _add(commands: Any, entry: importlib.metadata.EntryPoint) -> None:
+    extra = entry.extras[0]
+    if importlib.util.find_spec(MARKS[extra]) is None:
+        where = f"{FOLDERS[extra]}/bin/lookalike {entry.name}"
+        command = commands.add_parser(entry.name, help=f"(in the {extra} environment: {where})", add_help=False)
+        command.add_argument("rest", nargs=argparse.REMAINDER)
+        command.set_defaults(run=lambda _: _elsewhere(entry.name, extra, where))
+        return
+    module = entry.load()
+    command = commands.add_parser(
+        entry.name,
+        help=module.HELP,
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(command)
+    command.set_defaults(run=module.run)
+
+
+def _elsewhere(name: str, extra: str, where: str) -> int:
+    print(f"lookalike {name} is at home in the {extra} environment: {where}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

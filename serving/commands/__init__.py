@@ -1,0 +1,1 @@
+"""Subcommands of `lookalike` that are at home in the serving environment."""

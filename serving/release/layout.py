@@ -1,0 +1,71 @@
+"""Where everything lies in a serving root: the only place that spells its paths."""
+
+import hashlib
+import re
+
+CURRENT = "CURRENT"
+LEASE = "LEASE"
+MANIFEST = "release.json"
+ENCODER_INFO = "assets.extra/lookalike_encoder.json"
+
+_RELEASE_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def check_release_id(release_id: str) -> str:
+    """Returns `release_id`; raises ValueError where it could name anything but a folder under `releases/`."""
+    if not _RELEASE_ID.fullmatch(release_id):
+        raise ValueError(f"release id must match {_RELEASE_ID.pattern}, got {release_id!r}.")
+    return release_id
+
+
+def model_folder(model: str) -> str:
+    """Returns TF Serving's base path of `model`: its children are versions."""
+    if not _MODEL.fullmatch(model):
+        raise ValueError(f"model name must match {_MODEL.pattern}, got {model!r}.")
+    return f"encoders/{model}"
+
+
+def encoder_folder(model: str, version: int) -> str:
+    """Returns the folder of one complete encoder."""
+    if not 0 < version < 2**63:
+        raise ValueError(f"encoder version must be in [1, 2^63), got {version}.")
+    return f"{model_folder(model)}/{version}"
+
+
+def release_folder(release_id: str) -> str:
+    """Returns the folder of one release."""
+    return f"releases/{check_release_id(release_id)}"
+
+
+def cache_folder(encoder_digest: str) -> str:
+    """Returns the folder of the embeddings that the encoder of this digest has computed."""
+    return f"embeddings-cache/{encoder_digest}"
+
+
+def shard_name(shard: int, shards: int) -> str:
+    """Returns `shard-00000-of-00002` for the first of two shards."""
+    if not 0 <= shard < shards:
+        raise ValueError(f"shard must be in [0, {shards}), got {shard}.")
+    return f"shard-{shard:05d}-of-{shards:05d}"
+
+
+def index_folder(shard: int, shards: int) -> str:
+    """Returns the folder of a shard's index, relative to its release."""
+    return f"index/{shard_name(shard, shards)}"
+
+
+def embeddings_file(shard: int, shards: int) -> str:
+    """Returns the file of a shard's embeddings (float32 `[n, D]`), relative to its release."""
+    return f"embeddings/{shard_name(shard, shards)}.npy"
+
+
+def items_file(shard: int, shards: int) -> str:
+    """Returns the file of a shard's items (SQLite), relative to its release."""
+    return f"items/{shard_name(shard, shards)}.sqlite"
+
+
+def shard_of(item_id: str, shards: int) -> int:
+    """Returns the shard of an item, in [0, `shards`): a stable hash, the same in every process and version."""
+    digest = hashlib.sha256(item_id.encode()).digest()
+    return int.from_bytes(digest[:8], "big") % shards
