@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 GROUP = "lookalike.commands"
-# What tells an environment: the distribution that only it holds, and the folder our set-up gives it.
-MARKS = {"pipeline": "tfx", "serving": "prometheus_client", "client": "grpc"}
-FOLDERS = {"pipeline": ".venv/pipeline", "serving": ".venv/serving", "client": ".venv/serving"}
+# The folder that our set-up gives each environment. The client is at home in both.
+FOLDERS = {"pipeline": ".venv/pipeline", "serving": ".venv/serving"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _add(commands: Any, entry: importlib.metadata.EntryPoint) -> None:
     extra = entry.extras[0]
-    if importlib.util.find_spec(MARKS[extra]) is None:
+    if extra in FOLDERS and extra != _environment():
         where = f"{FOLDERS[extra]}/bin/lookalike {entry.name}"
         command = commands.add_parser(entry.name, help=f"(in the {extra} environment: {where})", add_help=False)
         command.add_argument("rest", nargs=argparse.REMAINDER)
@@ -57,6 +56,11 @@ def _add(commands: Any, entry: importlib.metadata.EntryPoint) -> None:
     )
     module.add_arguments(command)
     command.set_defaults(run=module.run)
+
+
+def _environment() -> str:
+    # TFX is what tells the two apart: nothing else that serving holds is missing from the pipeline's environment.
+    return "pipeline" if importlib.util.find_spec("tfx") else "serving"
 
 
 def _elsewhere(name: str, extra: str, where: str) -> int:
