@@ -1,16 +1,22 @@
 # What a person types. Every target makes the environments it needs; nothing else has to be installed first.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-unexport PYTHONDONTWRITEBYTECODE  # without compiled bytecode TensorFlow takes three times as long to import
+MAKEFLAGS += --no-print-directory
+# Without compiled bytecode TensorFlow takes three times as long to import.
+unexport PYTHONDONTWRITEBYTECODE
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 PIPELINE := .venv/pipeline/bin
 SERVING := .venv/serving/bin
+ROOT ?= demo/serving
 IMAGES ?=
+IMAGE ?=
+NAME ?=
 SCALE ?= full
+BENCHMARKS := $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%.py,$(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve query test check lint types unit e2e bench benchmarks locks clean
+.PHONY: help setup demo serve stop query test check lint types fast slow bench benchmarks locks clean
 
 help:  ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -18,6 +24,18 @@ help:  ## This list
 setup:  ## Make both environments from their locks (the other targets do it by themselves)
 	@requirements/install.sh pipeline
 	@requirements/install.sh serving
+
+demo: setup  ## Images in, a release out, real queries answered (IMAGES=folder for your own)
+	@$(PIPELINE)/lookalike demo $(if $(IMAGES),--images "$(IMAGES)")
+
+serve: setup  ## Start the service of the demo's release and leave it running (ROOT=serving root)
+	@$(PIPELINE)/lookalike serve --serving-root "$(ROOT)"
+
+stop: setup  ## Stop what `make serve` started
+	@$(PIPELINE)/lookalike serve --serving-root "$(ROOT)" --stop
+
+query: setup  ## Ask the running service (IMAGE=picture.png)
+	@$(SERVING)/lookalike query --image "$(IMAGE)"
 
 lint: setup  ## Style, spelling and the API's rules
 	$(PIPELINE)/ruff check .
@@ -28,7 +46,29 @@ lint: setup  ## Style, spelling and the API's rules
 types: setup  ## mypy --strict on the packages
 	$(PIPELINE)/mypy
 
+fast: setup
+	$(SERVING)/pytest -q -m "not slow" tests/serving tests/test_imports.py --ignore tests/serving/model_server
+	$(PIPELINE)/pytest -q -m "not slow" tests/components tests/pipeline tests/serving/model_server tests/serving/test_index.py
+
+slow: setup
+	$(SERVING)/pytest -q -m slow tests/serving --ignore tests/serving/model_server
+	$(PIPELINE)/pytest -q -m slow tests/components tests/pipeline tests/serving/model_server tests/conformance tests/e2e
+
+check: lint types fast  ## The fast part of `make test`: 2 minutes
+
+bench: setup  ## Run benchmarks/NAME.py (SCALE=small for a quick look)
+	@$(PIPELINE)/python benchmarks/$(NAME).py --scale $(SCALE) $(if $(IMAGES),--images "$(IMAGES)")
+
+benchmarks: setup  ## Every benchmark at SCALE
+	@for name in $(BENCHMARKS); do $(MAKE) bench NAME=$$name SCALE=$(SCALE); done
+
+test: check slow  ## Everything; what CI runs
+	$(MAKE) benchmarks SCALE=small
+
 locks: setup  ## Resolve the inputs in requirements/ anew
 	cd requirements && ../.venv/bootstrap/bin/uv pip compile -q --python-version 3.10 --generate-hashes pipeline.in -o pipeline.lock
 	cd requirements && ../.venv/bootstrap/bin/uv pip compile -q --python-version 3.10 --universal --generate-hashes serving.in -o serving.lock
 	cd requirements && ../.venv/bootstrap/bin/uv pip compile -q --python-version 3.10 --universal --generate-hashes dev.in -c pipeline.lock -c serving.lock -o dev.lock
+
+clean:  ## Remove the demo and the environments
+	rm -rf demo .venv build *.egg-info

@@ -57,6 +57,7 @@ setup(
         "lookalike.commands": [
             "run = pipeline.commands.run [pipeline]",
             "demo = pipeline.commands.demo [pipeline]",
+            "serve = pipeline.commands.serve [pipeline]",
             "model-server = serving.model_server.command [pipeline]",
             "gateway = serving.commands.gateway [serving]",
             "query = serving.commands.query [client]",

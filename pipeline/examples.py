@@ -59,8 +59,8 @@ def pixel_dataset(
 ) -> tf.data.Dataset:
     """Returns batches of (pixels, pixels), float32 `[B, H, W, C]` in [0, 1]: input and target of an autoencoder.
 
-    to_pixels: canonical bytes `[N]` -> float32 `[N, H, W, C]` in [0, 255]. Decoded images are kept as 8-bit: in memory to
-    `cache_bytes`, beyond in files in `cache_folder`. shuffle_seed: None keeps the order.
+    to_pixels: canonical bytes `[N]` -> float32 `[N, H, W, C]` in [0, 255]. Decoded images are kept as 8-bit: in memory
+    up to `cache_bytes`, beyond in files in `cache_folder`. shuffle_seed: None keeps the order.
     """
     spec = {features.IMAGE: tf.io.FixedLenFeature([], tf.string)}
 

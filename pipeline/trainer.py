@@ -38,21 +38,22 @@ def run_fn(fn_args: Any) -> None:
     train, evaluation = open_split(fn_args.train_files), open_split(fn_args.eval_files)
     key = checkpoint_key(custom, [*train.files, *evaluation.files])
     scratch = pathlib.Path(custom["checkpoints"]) / key
-    datasets = [
-        pixel_dataset(
+
+    def dataset(split: Split, name: str, shuffle_seed: int | None) -> tf.data.Dataset:
+        return pixel_dataset(
             split,
             to_pixels,
             batch_size=training.batch_size,
             cache_bytes=training.cache_bytes,
             cache_folder=scratch / name,
-            shuffle_seed=training.seed if name == "train" else None,
+            shuffle_seed=shuffle_seed,
         )
-        for name, split in (("train", train), ("eval", evaluation))
-    ]
+
     autoencoder = build(encoder, *_statistics(layer, train) if encoder.standardise else (None, None))
     history = fit(
         autoencoder.whole,
-        *datasets,
+        dataset(train, "train", training.seed),
+        dataset(evaluation, "eval", None),
         training,
         steps_per_epoch=-(-train.count // training.batch_size),
         checkpoints=scratch / "backup",

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes one environment from its locks: requirements/install.sh pipeline|serving [PREFIX]
 #
-# Finds a CPython that fits, brings uv from PyPI into .venv/bootstrap, syncs .venv/<name> to its lock (and the dev lock,
+# Finds a CPython that fits, brings uv from PyPI into .venv/bootstrap, syncs .venv/<name> to its locks (with the dev lock,
 # unless LOOKALIKE_DEV=0), then installs this project into it. Does nothing where the environment is current.
 set -eu
 cd "$(dirname "$0")/.."
@@ -54,6 +54,7 @@ bootstrap_uv() { # leaves a uv at .venv/bootstrap/bin/uv
 }
 
 locks="requirements/$name.lock"
+if [ "$name" = pipeline ]; then locks="$locks requirements/demo.lock"; fi
 if [ "${LOOKALIKE_DEV:-1}" != 0 ]; then locks="$locks requirements/dev.lock"; fi
 stamp=$prefix/.lookalike-installed
 current=$(cat $locks setup.py pyproject.toml requirements/install.sh $(find serving/protos -name '*.proto' | sort) | cksum)
@@ -85,7 +86,7 @@ fi
 echo "$name environment: $python -> $prefix" >&2
 rm -f "$stamp"
 [ -x "$prefix/bin/python" ] || "$uv" venv -q --seed --python "$python" "$prefix"
-# shellcheck disable=SC2086 # two file names
+# shellcheck disable=SC2086 # several file names
 "$uv" pip sync -q --python "$prefix/bin/python" --compile-bytecode --require-hashes $locks
 "$uv" pip install -q --python "$prefix/bin/python" --no-deps --no-build-isolation -e .
 echo "$current $(pwd)" > "$stamp"
