@@ -1,0 +1,109 @@
+"""A TF Serving that holds no TensorFlow: the same wire, embeddings that are a fixed function of the pixels."""
+
+import asyncio
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+from google.protobuf import wrappers_pb2
+from PIL import Image
+
+from lookalike.tfserving.v1 import tfserving_pb2
+from serving import tensors
+
+MODEL = "encoder"
+SIDE = 8
+
+
+def embed(images: Sequence[bytes], *, seed: int = 0, dimension: int = 16) -> npt.NDArray[np.float32]:
+    """Returns float32 `[N, D]` of unit length. seed: of the weights, so that two encoders can differ."""
+    weights = np.random.default_rng(seed).standard_normal((SIDE * SIDE, dimension))
+    rows = np.stack([_pixels(image) for image in images]) @ weights
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def _pixels(image: bytes) -> npt.NDArray[np.float64]:
+    with Image.open(io.BytesIO(image)) as opened:
+        small = opened.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(small, np.float64).ravel() / 255.0 + 0.01
+
+
+class FakeModelServer:
+    """Serves `embed` as versions of a model. What it does wrong on request is set by attributes.
+
+    versions: version -> seed. answers_as: the version it claims to be. as_content: raw bytes or typed fields.
+    rejects: canonical images that it refuses, and their whole batch. fails_with: a status for every Predict.
+    """
+
+    def __init__(self, *, dimension: int = 16) -> None:
+        self.dimension = dimension
+        self.versions: dict[int, int] = {1: 0}
+        self.answers_as: int | None = None
+        self.as_content = False
+        self.rejects: set[bytes] = set()
+        self.fails_with: grpc.StatusCode | None = None
+        self.delay = 0.0
+        self.port = 0
+        self.asked: list[tuple[int, int]] = []
+        self._server: Any = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Listens: the first time on a free port, later on the same one."""
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        methods = {
+            "PredictionService": ("Predict", self._predict, tfserving_pb2.PredictRequest),
+            "ModelService": ("GetModelStatus", self._model_status, tfserving_pb2.GetModelStatusRequest),
+        }
+        for service, (name, behavior, request) in methods.items():
+            handler = grpc.unary_unary_rpc_method_handler(
+                behavior, request_deserializer=request.FromString, response_serializer=lambda m: m.SerializeToString()
+            )
+            generic = grpc.method_handlers_generic_handler(f"tensorflow.serving.{service}", {name: handler})
+            self._server.add_generic_rpc_handlers((generic,))
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        await self._server.start()
+
+    async def stop(self) -> None:
+        await self._server.stop(None)
+
+    async def _predict(self, request: Any, context: Any) -> Any:
+        version = request.model_spec.version.value
+        images = list(request.inputs["image_bytes"].string_val)
+        self.asked.append((version, len(images)))
+        await asyncio.sleep(self.delay)
+        if self.fails_with is not None:
+            await context.abort(self.fails_with, "secret insides: /opt/model/graph.pb")
+        if request.model_spec.name != MODEL or version not in self.versions:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {version}")
+        if self.rejects & set(images):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Unknown image file format.")
+        spec = tfserving_pb2.ModelSpec(
+            name=MODEL,
+            version=wrappers_pb2.Int64Value(value=self.answers_as or version),
+            signature_name=request.model_spec.signature_name,
+        )
+        if request.model_spec.signature_name == "reconstruct":
+            arrays: dict[str, Any] = {
+                "image": np.stack([(_pixels(image) * 255).reshape(SIDE, SIDE, 1).astype(np.uint8) for image in images]),
+                "error": np.zeros(len(images), np.float32),
+            }
+        else:
+            arrays = {"embedding": embed(images, seed=self.versions[version], dimension=self.dimension)}
+        outputs = {name: tensors.from_array(array, as_content=self.as_content) for name, array in arrays.items()}
+        return tfserving_pb2.PredictResponse(outputs=outputs, model_spec=spec)
+
+    async def _model_status(self, request: Any, context: Any) -> Any:
+        if request.model_spec.name != MODEL:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "Could not find any versions of model")
+        return tfserving_pb2.GetModelStatusResponse(
+            model_version_status=[
+                tfserving_pb2.ModelVersionStatus(version=version, state=30) for version in self.versions
+            ]
+        )
