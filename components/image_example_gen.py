@@ -1,0 +1,268 @@
+"""Ingests images: a folder, archive or manifest becomes tf.Examples of canonical images, sharded and split."""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import apache_beam as beam
+from tfx import types
+from tfx.components.example_gen import component as example_gen
+from tfx.components.example_gen import driver, input_processor, utils, write_split
+from tfx.components.util import examples_utils
+from tfx.dsl.components.base import base_beam_component, base_beam_executor, executor_spec
+from tfx.proto import example_gen_pb2
+from tfx.types import artifact_utils, component_spec, standard_artifacts, standard_component_specs
+
+from components import artifacts
+from components.artifact_files import fetched, stored
+from components.folders import file_version
+from components.ingest import SPLITS, IngestOptions, add_to_listing, list_entries, shard_file, write_shard
+from components.ingest_report import (
+    REPORT,
+    build_report,
+    check,
+    merge,
+    merge_skipped,
+    result_from_json,
+    result_to_json,
+)
+from components.listing import Entry, ListingError, Source
+from components.set_digest import SetDigest
+from serving.images import DEFAULT_LIMITS, ImageLimits
+from serving.release.layout import shard_of
+from serving.storage import open_store
+
+# What the component's spec and its artifacts name, beyond TFX's own keys.
+IMAGES = "images"
+OPTIONS = "options"
+CODE = "code"
+REPORT_KEY = "report"
+REUSED_SPLIT = "reused_split"
+DATA_FINGERPRINT = "data_fingerprint"
+
+_LOG = logging.getLogger(__name__)
+
+
+def listing_digest(source: Source) -> str:
+    """Returns the sha256, in hex, of what may become items: uri, size and version of every file or manifest row.
+
+    What only claims no image (hidden files, other extensions) has no part in it. Never raises ListingError: where there
+    is nothing to list the executor says so, in an execution that is marked failed.
+    """
+    digest = SetDigest()
+    try:
+        if source.kind != "folder":
+            digest.add(source.uri, *file_version(source.uri))
+        if source.kind != "archive":
+            for entry in list_entries(source):
+                add_to_listing(digest, entry)
+    except (ListingError, OSError) as error:
+        return hashlib.sha256(f"not listed: {error}".encode("utf-8", "replace")).hexdigest()
+    return digest.hexdigest()
+
+
+class _WriteShard(beam.DoFn):
+    def __init__(self, source: Source, options: IngestOptions, examples: str, report: str) -> None:
+        self._source, self._options = source, options
+        self._examples, self._report = examples, report
+
+    def process(self, element: tuple[int, Iterable[Entry | None]]) -> None:
+        shard, entries = element
+        found = (entry for entry in entries if entry is not None)
+        result = write_shard(self._source, self._options, shard, found, self._examples, self._report)
+        open_store(self._report).write(_result_file(shard), result_to_json(result).encode())
+
+
+@beam.ptransform_fn
+def IngestCollection(root: Any, source: Source, options: IngestOptions, examples: str, report: str) -> Any:
+    """Lists a collection and writes each shard's examples, its list of what was skipped and its result.
+
+    Only names pass through Beam: the worker that writes a shard reads its images, one at a time.
+    """
+    listed = (
+        root
+        | "Source" >> beam.Create([source])
+        | "List" >> beam.FlatMap(list_entries)
+        | "ShardOf" >> beam.Map(lambda entry: (shard_of(entry.item_id, options.shards), entry))
+    )
+    # Every shard is written, also one that no item falls into.
+    every = root | "EveryShard" >> beam.Create([(shard, None) for shard in range(options.shards)])
+    return (
+        (listed, every)
+        | beam.Flatten()
+        | beam.GroupByKey()
+        | "WriteShard" >> beam.ParDo(_WriteShard(source, options, examples, report))
+    )
+
+
+def ingest(
+    source: Source, options: IngestOptions, examples: str, report: str, pipeline: beam.Pipeline
+) -> dict[str, Any]:
+    """Runs IngestCollection in `pipeline`, writes `report.json` and `skipped.jsonl`; returns the report.
+
+    Raises ListingError or IngestError where the collection can't be used; the report is there nevertheless.
+    """
+    # Told apart from what Beam makes of an error in a worker.
+    next(iter(list_entries(source)), None)
+    with pipeline:
+        _ = pipeline | IngestCollection(source, options, examples, report)
+    store = open_store(report)
+    total = merge(result_from_json(store.read(_result_file(shard)).decode()) for shard in range(options.shards))
+    store.delete("results")
+    listed = merge_skipped(store, options.shards)
+    value = build_report(
+        source,
+        options,
+        total,
+        listed=listed,
+        reused_split=_reuse_split(examples, total.items, options.shards),
+    )
+    store.write(REPORT, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+    check(source, options, total, listed)
+    return value
+
+
+def _result_file(shard: int) -> str:
+    return f"results/{shard:05d}.json"
+
+
+def _reuse_split(examples: str, items: dict[str, int], shards: int) -> str | None:
+    """Copies one split to the other where that has no items; returns the name of the copy."""
+    store = open_store(examples)
+    for split, other in (SPLITS, SPLITS[::-1]):
+        if items[other] and not items[split]:
+            for shard in range(shards):
+                name = shard_file(shard, shards)
+                with fetched(store, f"Split-{other}/{name}") as path, stored(store, f"Split-{split}/{name}") as copy:
+                    shutil.copyfile(path, copy)
+            return split
+    return None
+
+
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Runs `ingest` and says on the examples what TFX's components look for."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Writes `examples` and `report`; raises ListingError or IngestError where the collection can't be used."""
+        self._log_startup(input_dict, output_dict, exec_properties)
+        options = IngestOptions.from_json(exec_properties[OPTIONS])
+        source = options.source(exec_properties[IMAGES])
+        examples = artifact_utils.get_single_instance(output_dict[standard_component_specs.EXAMPLES_KEY])
+        report = artifact_utils.get_single_instance(output_dict[REPORT_KEY])
+        value = ingest(source, options, examples.uri, report.uri, self._make_beam_pipeline())
+        examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
+        examples_utils.set_payload_format(examples, example_gen_pb2.FORMAT_TF_EXAMPLE)
+        examples_utils.set_file_format(examples, write_split.to_file_format_str(example_gen_pb2.FORMAT_TFRECORDS_GZIP))
+        examples.set_string_custom_property(DATA_FINGERPRINT, value["data_fingerprint"])
+        # A copy of the other split holds no items of its own: whoever reads every item leaves it out.
+        examples.set_string_custom_property(REUSED_SPLIT, value["reused_split"] or "")
+        if value["spans"]:
+            examples.set_int_custom_property(utils.SPAN_PROPERTY_NAME, value["spans"][-1])
+        _LOG.info("ingested %s images from %s", value["items"], source.uri)
+
+
+class _ListingProcessor(input_processor.FileBasedInputProcessor):
+    """Fingerprints a collection by its listing."""
+
+    def __init__(self, source: Source, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._source = source
+
+    def resolve_span_and_version(self) -> tuple[int, int | None]:
+        return 0, None
+
+    def get_input_fingerprint(self, span: int, version: int | None) -> str:
+        return f"listing:{listing_digest(self._source)}"
+
+
+class Driver(driver.FileBasedDriver):
+    """TFX's driver, with a fingerprint that also sees a rename and two changes within one second.
+
+    TFX's own adds up sizes and whole seconds. It is the one that Kubeflow runs: nothing can replace it there.
+    """
+
+    def resolve_exec_properties(
+        self, exec_properties: dict[str, Any], pipeline_info: Any, component_info: Any
+    ) -> dict[str, Any]:
+        self._source = IngestOptions.from_json(exec_properties[OPTIONS]).source(exec_properties[IMAGES])
+        return super().resolve_exec_properties(exec_properties, pipeline_info, component_info)
+
+    def get_input_processor(
+        self, splits: Any, range_config: Any = None, input_base_uri: str | None = None
+    ) -> input_processor.InputProcessor:
+        return _ListingProcessor(self._source, input_base_uri, splits, range_config)
+
+
+class ImageExampleGenSpec(component_spec.ComponentSpec):
+    """TFX's spec of a file based ExampleGen, with our parameters and the report."""
+
+    PARAMETERS: ClassVar[dict[str, Any]] = {
+        **standard_component_specs.FileBasedExampleGenSpec.PARAMETERS,
+        IMAGES: component_spec.ExecutionParameter(type=str),
+        OPTIONS: component_spec.ExecutionParameter(type=str),
+        CODE: component_spec.ExecutionParameter(type=str),
+    }
+    INPUTS: ClassVar[dict[str, Any]] = {}
+    OUTPUTS: ClassVar[dict[str, Any]] = {
+        **standard_component_specs.FileBasedExampleGenSpec.OUTPUTS,
+        REPORT_KEY: component_spec.ChannelParameter(type=artifacts.IngestReport),
+    }
+
+
+class ImageExampleGen(example_gen.FileBasedExampleGen):
+    """Ingests the images at `images`. Outputs: `examples` (splits `train` and `eval`) and `report`.
+
+    A FileBasedExampleGen, because on Kubeflow only that gets a driver, which looks at the files before the cache.
+
+    Args:
+        images: a folder, searched to a depth of 7 folders; a zip or tar; or a manifest (CSV or JSONL, see
+            components/image_manifest.py). Local, or any URL that fsspec opens. On Kubeflow the images that a manifest
+            names are seen to change if they lie below its folder; for others write the manifest anew.
+        code: the fingerprint of our code (components/fingerprint.py).
+        limits, shards, eval_percent, label_from, max_skipped_share, span_pattern, last_span: see IngestOptions.
+    """
+
+    SPEC_CLASS = ImageExampleGenSpec
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
+    DRIVER_CLASS = Driver
+
+    def __init__(
+        self,
+        images: str,
+        *,
+        code: str,
+        limits: ImageLimits = DEFAULT_LIMITS,
+        shards: int = 8,
+        eval_percent: int = 10,
+        label_from: str | None = None,
+        max_skipped_share: float = 0.01,
+        span_pattern: str | None = None,
+        last_span: int | None = None,
+    ) -> None:
+        options = IngestOptions(limits, shards, eval_percent, label_from, max_skipped_share, span_pattern, last_span)
+        source = options.source(images)
+        patterns = enumerate(source.patterns, 1)
+        splits = [example_gen_pb2.Input.Split(name=f"level-{level}", pattern=pattern) for level, pattern in patterns]
+        output = example_gen_pb2.SplitConfig(splits=[example_gen_pb2.SplitConfig.Split(name=split) for split in SPLITS])
+        spec = ImageExampleGenSpec(
+            input_base=source.folder,
+            input_config=example_gen_pb2.Input(splits=splits),
+            output_config=example_gen_pb2.Output(split_config=output),
+            output_data_format=example_gen_pb2.FORMAT_TF_EXAMPLE,
+            output_file_format=example_gen_pb2.FORMAT_TFRECORDS_GZIP,
+            images=source.uri,
+            options=options.to_json(),
+            code=code,
+            examples=types.Channel(type=standard_artifacts.Examples),
+            report=types.Channel(type=artifacts.IngestReport),
+        )
+        # FileBasedExampleGen's own constructor would make a spec without the report.
+        base_beam_component.BaseBeamComponent.__init__(self, spec=spec)
