@@ -136,7 +136,12 @@ class PipelineConfig:
     root: str = "runs"
     serving_root: str = "runs/serving"
     model_name: str = "encoder"
-    beam_args: tuple[str, ...] = ("--runner=DirectRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1")
+    beam_args: tuple[str, ...] = (
+        # By its class: `DirectRunner` would first try to download Prism.
+        "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
+        "--direct_running_mode=in_memory",
+        "--direct_num_workers=1",
+    )
     ingest: IngestConfig = dataclasses.field(default_factory=IngestConfig)
     encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)

@@ -32,7 +32,7 @@ def decode(image_bytes: tf.Tensor, *, height: int, width: int, channels: int, fi
         return tf.clip_by_value(tf.round(resized), 0.0, 255.0)
 
     spec = tf.TensorSpec([height, width, channels], tf.float32)
-    return tf.map_fn(decode_one, image_bytes, fn_output_signature=spec, parallel_iterations=16)
+    return tf.map_fn(decode_one, tf.convert_to_tensor(image_bytes), fn_output_signature=spec, parallel_iterations=16)
 
 
 def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,60 @@
+import dataclasses
+import pathlib
+import re
+
+import pytest
+import yaml
+
+from pipeline import config
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_defaults_are_valid():
+    assert config.load(None) == config.PipelineConfig()
+
+
+def test_overrides_change_single_options():
+    loaded = config.load(None, ["training.epochs=3", "encoder.filters=[8, 16]", "training.learning_rate=1e-3"])
+    assert loaded.training.epochs == 3
+    assert loaded.encoder.filters == (8, 16)
+    assert loaded.training.learning_rate == 0.001
+
+
+def test_flags_override_the_file(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("training:\n  epochs: 5\n  seed: 9\n")
+    loaded = config.load(str(path), ["training.epochs=7"])
+    assert (loaded.training.epochs, loaded.training.seed) == (7, 9)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epochs=0", "training.epochs must be in [1, 10000], got 0."),
+        ("training.epochs=three", "training.epochs must be int, got 'three'."),
+        ("training.epochs=true", "training.epochs must be int, got True."),
+        ("training.epoch=3", "unknown option training.epoch; there are training.epochs"),
+        ("encoder.height=8", "encoder.height must be 0 or in [16, 256], got 8."),
+        ("encoder.family=perceptron", "encoder.family must be one of"),
+        ("ingest.max_skipped_share=1.5", "ingest.max_skipped_share must be in [0, 1], got 1.5."),
+        ("index.shards=3", "index.shards must divide ingest.shards, got 3 and 8."),
+        ("training=3", "training is a section of options, got 3."),
+        ("training.epochs", "an override must read option=value, got 'training.epochs'."),
+        ("encoder.filters=3", "encoder.filters must be a list, got 3."),
+    ],
+)
+def test_wrong_options_are_refused_by_name(override, message):
+    with pytest.raises(config.ConfigError, match=re.escape(message)):
+        config.load(None, [override])
+
+
+def test_the_documented_file_holds_every_option_with_its_default():
+    path = ROOT / "configs" / "default.yaml"
+    assert config.load(str(path)) == config.PipelineConfig()
+    told = yaml.safe_load(path.read_text())
+    for field in dataclasses.fields(config.PipelineConfig):
+        assert field.name in told
+        value = getattr(config.PipelineConfig(), field.name)
+        if dataclasses.is_dataclass(value):
+            assert set(told[field.name]) == {option.name for option in dataclasses.fields(value)}

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from pipeline.examples import open_split, pixel_dataset
+from pipeline.preprocessing import decode
+from tests.pipeline.discs import SIDE, disc, write_examples
+
+
+def to_pixels(image_bytes):
+    return decode(image_bytes, height=SIDE, width=SIDE, channels=1, fit="stretch")
+
+
+def batches(split, tmp_path, **options):
+    dataset = pixel_dataset(
+        split, to_pixels, **{"batch_size": 4, "cache_bytes": 2**20, "cache_folder": tmp_path / "cache", **options}
+    )
+    return list(dataset.as_numpy_iterator())
+
+
+def test_each_content_is_seen_once_and_in_order(tmp_path):
+    images = [disc(0), disc(1), disc(0), disc(2), disc(1)]
+    write_examples(tmp_path, images, "train", shards=1)
+    split = open_split([str(tmp_path / "Split-train" / "*")])
+    assert split.first.tolist() == [True, True, False, True, False]
+    assert split.count == 3
+    (inputs, targets), *more = batches(split, tmp_path)
+    assert not more
+    np.testing.assert_array_equal(inputs, targets)
+    expected = to_pixels([disc(0), disc(1), disc(2)]).numpy() / np.float32(255)
+    np.testing.assert_allclose(inputs, expected, atol=1e-6)
+
+
+def test_shuffling_changes_with_the_epoch_and_not_with_the_run(tmp_path):
+    write_examples(tmp_path, [disc(n) for n in range(30)], "train")
+    split = open_split([str(tmp_path / "Split-train" / "*")])
+
+    def two_epochs():
+        dataset = pixel_dataset(
+            split, to_pixels, batch_size=30, cache_bytes=2**20, cache_folder=tmp_path / "c", shuffle_seed=3
+        )
+        return [next(iter(dataset))[0].numpy() for _ in range(2)]
+
+    first, second = two_epochs()
+    assert not np.array_equal(first, second)
+    again, _ = two_epochs()
+    np.testing.assert_array_equal(first, again)
+    ordered = batches(split, tmp_path, batch_size=30)[0][0]
+    np.testing.assert_allclose(np.sort(first.sum((1, 2, 3))), np.sort(ordered.sum((1, 2, 3))), rtol=1e-5)
+
+
+def test_a_split_beyond_the_memory_limit_is_cached_in_files(tmp_path):
+    write_examples(tmp_path, [disc(n) for n in range(5)], "train")
+    split = open_split([str(tmp_path / "Split-train" / "*")])
+    small = batches(split, tmp_path, cache_bytes=0)
+    assert list((tmp_path / "cache").iterdir())
+    in_memory = batches(split, tmp_path)
+    for (a, _), (b, _) in zip(small, in_memory, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_number_of_batches_is_known(tmp_path):
+    write_examples(tmp_path, [disc(n) for n in range(9)], "train")
+    split = open_split([str(tmp_path / "Split-train" / "*")])
+    dataset = pixel_dataset(split, to_pixels, batch_size=4, cache_bytes=2**20, cache_folder=tmp_path / "c")
+    assert int(dataset.cardinality()) == 3
+
+
+def test_an_empty_split_is_an_error(tmp_path):
+    write_examples(tmp_path, [], "train")
+    with pytest.raises(ValueError, match="no examples in"):
+        open_split([str(tmp_path / "Split-train" / "*")])
