@@ -42,7 +42,7 @@ class IngestConfig:
         share = self.max_skipped_share
         _require(0.0 <= share <= 1.0, f"ingest.max_skipped_share must be in [0, 1], got {share}.")
         _require(1 <= self.shards <= 10_000, f"ingest.shards must be in [1, 10000], got {self.shards}.")
-        labels = ("", "folder", "manifest")
+        labels = ("", "folder", "parent", "manifest")
         _require(self.label_from in labels, f"ingest.label_from must be one of {labels}, got {self.label_from!r}.")
 
 

@@ -18,6 +18,7 @@ from components.publisher import Publisher
 from components.schema_gate import SchemaGate
 from components.serving_validator import ServingValidator
 from pipeline.config import EvaluationConfig, PipelineConfig
+from serving.images import ImageLimits
 
 
 def create_training_pipeline(config: PipelineConfig, *, metadata: Any = None, run: str = "") -> tfx.dsl.Pipeline:
@@ -39,12 +40,10 @@ def create_training_pipeline(config: PipelineConfig, *, metadata: Any = None, ru
         code=code,
         eval_percent=ingest.eval_percent,
         shards=ingest.shards,
-        label_from=ingest.label_from,
-        span_pattern=ingest.span_pattern,
+        label_from=ingest.label_from or None,
+        span_pattern=ingest.span_pattern or None,
         max_skipped_share=ingest.max_skipped_share,
-        max_bytes=ingest.max_bytes,
-        max_pixels=ingest.max_pixels,
-        max_side=ingest.max_side,
+        limits=ImageLimits(max_bytes=ingest.max_bytes, max_pixels=ingest.max_pixels, max_side=ingest.max_side),
     )
     examples = example_gen.outputs["examples"]
 
