@@ -2,15 +2,24 @@
 
 import contextlib
 import dataclasses
+import datetime
+import errno
+import inspect
 import os
 import pathlib
 import posixpath
+import re
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 import fsspec
+
+# What a LocalStore has not finished writing or deleting. Never an integer, so TF Serving does not see it.
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +54,11 @@ class Store(Protocol):
     def folders(self, folder: str) -> list[str]:
         """Returns the names of the folders right below a folder, sorted; none where there is no such folder."""
 
+    def put(self, source: pathlib.Path, path: str) -> None:
+        """Copies the local file `source` to `path`, which appears whole."""
+
     def upload(self, source: pathlib.Path, folder: str, last: str) -> None:
-        """Copies the local folder `source` to `folder`, which appears whole.
+        """Copies the local folder `source` to `folder`, which must not exist and appears whole.
 
         Locally it is copied beside its place and renamed. An object store has no rename of folders: there `last` (a
         path in `source`) is put after everything else, and whoever reads waits for it.
@@ -61,6 +73,9 @@ class Store(Protocol):
     def delete(self, path: str) -> None:
         """Deletes a file, or a folder with all that is in it; does nothing where there is none."""
 
+    def clean(self, folder: str) -> list[str]:
+        """Deletes what writers that died have left right in a folder; returns its names."""
+
 
 def open_store(uri: str | os.PathLike[str]) -> Store:
     """Returns the store at a local path or at any URL that fsspec knows (`gs://`, `s3://`, `memory://`)."""
@@ -71,7 +86,7 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
 
 
 class LocalStore:
-    """A folder of a POSIX file system."""
+    """A folder of a POSIX file system. Everything is written beside its place, synced, and renamed."""
 
     def __init__(self, root: pathlib.Path) -> None:
         self._root = root.absolute()
@@ -82,18 +97,31 @@ class LocalStore:
 
     def write(self, path: str, data: bytes) -> None:
         target = self._root / path
-        beside = self._written_beside(target, data)
+        beside = _beside(target)
+        _write_synced(beside, data, "wb")
         beside.replace(target)
         _sync_folder(target.parent)
 
     def create(self, path: str, data: bytes) -> None:
         target = self._root / path
-        beside = self._written_beside(target, data)
-        try:
-            # A link fails where the name is taken, and the content is whole the moment the name appears.
-            os.link(beside, target)
-        finally:
-            beside.unlink()
+        beside = _beside(target)
+        while True:
+            _write_synced(beside, data, "wb")
+            try:
+                # A link fails where the name is taken, and the content is whole the moment the name appears.
+                os.link(beside, target)
+                break
+            except FileNotFoundError:
+                # Whoever holds the lease has cleaned up behind us.
+                continue
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                # Still exclusive, but after a crash the file may be there without its content.
+                _write_synced(target, data, "xb")
+                break
+            finally:
+                beside.unlink(missing_ok=True)
         _sync_folder(target.parent)
 
     def exists(self, path: str) -> bool:
@@ -105,23 +133,35 @@ class LocalStore:
             # Another process may delete while we list.
             with contextlib.suppress(FileNotFoundError):
                 stat = file.stat()
-                if file.is_file():
-                    yield Stat(file.relative_to(self._root).as_posix(), stat.st_size, stat.st_mtime)
+                name = file.relative_to(self._root)
+                if file.is_file() and not any(_UNFINISHED.fullmatch(part) for part in name.parts):
+                    yield Stat(name.as_posix(), stat.st_size, stat.st_mtime)
 
     def folders(self, folder: str) -> list[str]:
         base = self._root / folder
-        return sorted(child.name for child in base.iterdir() if child.is_dir()) if base.is_dir() else []
+        if not base.is_dir():
+            return []
+        return sorted(c.name for c in base.iterdir() if c.is_dir() and not _UNFINISHED.fullmatch(c.name))
+
+    def put(self, source: pathlib.Path, path: str) -> None:
+        target = self._root / path
+        beside = _beside(target)
+        shutil.copyfile(source, beside)
+        _sync(beside)
+        beside.replace(target)
+        _sync_folder(target.parent)
 
     def upload(self, source: pathlib.Path, folder: str, last: str) -> None:
+        if not (source / last).is_file():
+            raise FileNotFoundError(f"{source / last} must be there to be put last.")
         target = self._root / folder
-        # A name that is not an integer: TF Serving ignores it.
-        beside = target.parent / f".{target.name}.{uuid.uuid4().hex}.tmp"
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, beside)
-        for file in beside.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
+        if target.exists():
+            raise FileExistsError(f"{target} is there already.")
+        beside = _beside(target)
+        # copyfile, not copy2: the files are as old as their upload, which is what a grace period counts from.
+        shutil.copytree(source, beside, copy_function=shutil.copyfile)
+        for path in [*beside.rglob("*"), beside]:
+            _sync(path)
         beside.rename(target)
         _sync_folder(target.parent)
 
@@ -135,18 +175,22 @@ class LocalStore:
     def delete(self, path: str) -> None:
         target = self._root / path
         if target.is_dir():
-            shutil.rmtree(target)
+            # It goes at once for whoever looks, and as debris where we die on the way.
+            beside = _beside(target)
+            target.rename(beside)
+            shutil.rmtree(beside)
         else:
             target.unlink(missing_ok=True)
 
-    def _written_beside(self, target: pathlib.Path, data: bytes) -> pathlib.Path:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        with beside.open("wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        return beside
+    def clean(self, folder: str) -> list[str]:
+        base = self._root / folder
+        found = sorted(c for c in base.iterdir() if _UNFINISHED.fullmatch(c.name)) if base.is_dir() else []
+        for path in found:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        return [path.name for path in found]
 
 
 class ObjectStore:
@@ -161,12 +205,14 @@ class ObjectStore:
         return bytes(self._files.cat_file(self._at(path)))
 
     def write(self, path: str, data: bytes) -> None:
-        self._make_parent(path)
         self._files.pipe_file(self._at(path), data)
 
     def create(self, path: str, data: bytes) -> None:
-        self._make_parent(path)
-        self._files.pipe_file(self._at(path), data, mode="create")
+        if not _creates_exclusively(self._files):
+            raise NotImplementedError(f"{self.uri}: {type(self._files).__name__} can't create a file exclusively.")
+        # memory:// looks first and then writes, so threads of this process would race.
+        with _CREATING:
+            self._files.pipe_file(self._at(path), data, mode="create")
 
     def exists(self, path: str) -> bool:
         self._files.invalidate_cache()
@@ -176,9 +222,7 @@ class ObjectStore:
         self._files.invalidate_cache()
         found = self._files.find(self._at(folder), detail=True)
         for name, info in sorted(found.items()):
-            modified = info.get("LastModified") or info.get("updated") or info.get("created") or info.get("mtime") or 0.0
-            seconds = modified.timestamp() if hasattr(modified, "timestamp") else _number(modified)
-            yield Stat(posixpath.relpath(name, self._root), int(info["size"]), seconds)
+            yield Stat(posixpath.relpath(name, self._root), int(info["size"]), self._modified(name, info))
 
     def folders(self, folder: str) -> list[str]:
         self._files.invalidate_cache()
@@ -188,14 +232,18 @@ class ObjectStore:
             return []
         return sorted(posixpath.basename(c["name"].rstrip("/")) for c in children if c["type"] == "directory")
 
+    def put(self, source: pathlib.Path, path: str) -> None:
+        self._files.put_file(str(source), self._at(path))
+
     def upload(self, source: pathlib.Path, folder: str, last: str) -> None:
         names = sorted(file.relative_to(source).as_posix() for file in source.rglob("*") if file.is_file())
         if last not in names:
             raise FileNotFoundError(f"{source / last} must be there to be put last.")
+        if self.exists(f"{folder}/{last}"):
+            raise FileExistsError(f"{self.uri}/{folder} is there already.")
         names.remove(last)
         for name in [*names, last]:
-            self._make_parent(f"{folder}/{name}")
-            self._files.put_file(str(source / name), self._at(f"{folder}/{name}"))
+            self.put(source / name, f"{folder}/{name}")
 
     def download(self, path: str, target: pathlib.Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -208,24 +256,52 @@ class ObjectStore:
         with contextlib.suppress(FileNotFoundError):
             self._files.rm(self._at(path), recursive=True)
 
+    def clean(self, folder: str) -> list[str]:
+        # A put that died has left nothing.
+        return []
+
     def _at(self, path: str) -> str:
         return f"{self._root.rstrip('/')}/{path}".rstrip("/")
 
-    def _make_parent(self, path: str) -> None:
-        self._files.makedirs(posixpath.dirname(self._at(path)), exist_ok=True)
+    def _modified(self, name: str, info: dict[str, Any]) -> float:
+        # Every file system has its own name for it: s3, gs and memory, in this order; else we ask once more.
+        value = info.get("LastModified") or info.get("mtime") or info.get("updated") or info.get("created")
+        if value is None:
+            value = self._files.modified(name)
+        if isinstance(value, str):
+            value = datetime.datetime.fromisoformat(value.replace("Z", "+00:00"))
+        return float(value.timestamp() if isinstance(value, datetime.datetime) else value)
 
 
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return 0.0
+_CREATING = threading.Lock()
 
 
-def _sync_folder(folder: pathlib.Path) -> None:
-    # A rename is durable only when its folder is.
-    descriptor = os.open(folder, os.O_RDONLY)
+def _creates_exclusively(files: Any) -> bool:
+    # fsspec's own default looks whether the file is there and then writes: no good between machines.
+    method = getattr(files, "_pipe_file", None) or files.pipe_file
+    inherited = getattr(method, "__func__", None) is fsspec.AbstractFileSystem.pipe_file
+    return not inherited and "mode" in inspect.signature(method).parameters
+
+
+def _beside(target: pathlib.Path) -> pathlib.Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+
+
+def _write_synced(path: pathlib.Path, data: bytes, mode: str) -> None:
+    with path.open(mode) as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _sync(path: pathlib.Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    _sync(folder)  # a rename is durable only when its folder is

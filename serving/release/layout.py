@@ -6,7 +6,11 @@ import re
 CURRENT = "CURRENT"
 LEASE = "LEASE"
 MANIFEST = "release.json"
+ENCODERS = "encoders"
+RELEASES = "releases"
 ENCODER_INFO = "assets.extra/lookalike_encoder.json"
+# Without it there is no model: on an object store it is put last, so an encoder that has it is whole.
+SAVED_MODEL = "saved_model.pb"
 
 _RELEASE_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -23,7 +27,7 @@ def model_folder(model: str) -> str:
     """Returns TF Serving's base path of `model`: its children are versions."""
     if not _MODEL.fullmatch(model):
         raise ValueError(f"model name must match {_MODEL.pattern}, got {model!r}.")
-    return f"encoders/{model}"
+    return f"{ENCODERS}/{model}"
 
 
 def encoder_folder(model: str, version: int) -> str:
@@ -35,7 +39,7 @@ def encoder_folder(model: str, version: int) -> str:
 
 def release_folder(release_id: str) -> str:
     """Returns the folder of one release."""
-    return f"releases/{check_release_id(release_id)}"
+    return f"{RELEASES}/{check_release_id(release_id)}"
 
 
 def cache_folder(encoder_digest: str) -> str:

@@ -2,9 +2,19 @@
 
 import dataclasses
 import json
+import math
+import re
 from typing import Any
 
+from serving.release import layout
+
 FORMAT_VERSION = 1
+KINDS = ("exact", "brute_force", "tree")
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+# Relative, and without a part that climbs out of its folder.
+_PART = r"(?!\.{1,2}(/|$))[^/\\\x00-\x1f\x7f]+"
+_PATH = re.compile(f"{_PART}(/{_PART})*")
 
 
 class ManifestError(ValueError):
@@ -18,6 +28,11 @@ class FileEntry:
     path: str
     size: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        _matches("file path", self.path, _PATH)
+        _at_least(f"size of {self.path}", self.size, 0)
+        _matches(f"sha256 of {self.path}", self.sha256, _SHA256)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +49,13 @@ class EncoderRef:
     dimension: int
     normalised: bool
 
+    def __post_init__(self) -> None:
+        _at_least("encoder.version", self.version, 1)
+        _at_least("encoder.dimension", self.dimension, 1)
+        _matches("encoder.digest", self.digest, _SHA256)
+        _is_a("encoder.normalised", self.normalised, bool)
+        _layout(layout.encoder_folder, self.model, self.version)
+
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
@@ -44,6 +66,18 @@ class Shard:
     items: str
     count: int
     files: tuple[FileEntry, ...]
+
+    def __post_init__(self) -> None:
+        _at_least("shard.count", self.count, 0)
+        paths = [entry.path for entry in self.files]
+        for path in paths:
+            if path not in (self.embeddings, self.items) and not path.startswith(f"{self.index}/"):
+                raise ManifestError(f"{path} does not belong to its shard.")
+        for path in (self.embeddings, self.items):
+            if paths.count(path) != 1:
+                raise ManifestError(f"shard.files must name {path} once, got {paths.count(path)} times.")
+        if len(set(paths)) < len(paths):
+            raise ManifestError("shard.files names a file twice.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +90,24 @@ class IndexRef:
     parameters: dict[str, Any]
     shards: tuple[Shard, ...]
 
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ManifestError(f"index.kind must be one of {KINDS}, got {self.kind!r}.")
+        if self.metric != "cosine":
+            raise ManifestError(f"index.metric must be 'cosine', got {self.metric!r}.")
+        _is_a("index.parameters", self.parameters, dict)
+        if self.parameters.get("kind") != self.kind:
+            raise ManifestError(f"index.kind is {self.kind!r}, its parameters say {self.parameters.get('kind')!r}.")
+        _at_least("index.count", self.count, 1)
+        counts = sum(shard.count for shard in self.shards)
+        if counts != self.count:
+            raise ManifestError(f"index.count is {self.count}, but its shards hold {counts} items.")
+        for number, shard in enumerate(self.shards):
+            place = number, len(self.shards)
+            paths = layout.index_folder(*place), layout.embeddings_file(*place), layout.items_file(*place)
+            if (shard.index, shard.embeddings, shard.items) != paths:
+                raise ManifestError(f"shard {number} of {len(self.shards)} must lie at {', '.join(paths)}.")
+
 
 @dataclasses.dataclass(frozen=True)
 class GoldenQuery:
@@ -63,6 +115,12 @@ class GoldenQuery:
 
     item_id: str
     neighbors: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in (self.item_id, *self.neighbors):
+            _is_a("golden item id", name, str)
+        if len({self.item_id, *self.neighbors}) != 1 + len(self.neighbors):
+            raise ManifestError(f"golden query {self.item_id!r} names an item twice.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,19 +143,22 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        counts = sum(shard.count for shard in self.index.shards)
-        if counts != self.index.count:
-            raise ManifestError(f"index.count is {self.index.count}, but its shards hold {counts} items.")
-        if self.index.count < 1:
-            raise ManifestError("a release needs at least one item.")
-        if self.encoder.dimension < 1:
-            raise ManifestError(f"encoder.dimension must be at least 1, got {self.encoder.dimension}.")
-        if self.index.metric != "cosine":
-            raise ManifestError(f"index.metric must be 'cosine', got {self.index.metric!r}.")
+        if self.format_version != FORMAT_VERSION:
+            raise ManifestError(f"format_version must be {FORMAT_VERSION}, got {self.format_version!r}.")
+        _layout(layout.check_release_id, self.release_id)
+        if self.parent is not None:
+            _layout(layout.check_release_id, self.parent)
+        for name, limit in (("created", math.inf), ("golden_recall", 1.0)):
+            value = getattr(self, name)
+            _is_a(name, value, (int, float))
+            if not (0 <= value <= limit and math.isfinite(value)):
+                raise ManifestError(f"{name} must be in [0, {limit}], got {value}.")
+        _is_a("evaluation", self.evaluation, dict)
+        _is_a("lineage", self.lineage, dict)
 
     def to_json(self) -> bytes:
-        """Returns the manifest as UTF-8 JSON."""
-        return (json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n").encode()
+        """Returns the manifest as UTF-8 JSON; raises ValueError where evaluation or lineage hold NaN or infinity."""
+        return (json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> "Manifest":
@@ -118,5 +179,30 @@ class Manifest:
             return cls(**value)
         except ManifestError:
             raise
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ManifestError(f"not a release manifest: {error!r}") from error
+
+
+def _is_a(name: str, value: Any, kind: type | tuple[type, ...]) -> None:
+    # bool is an int to Python, but not to us.
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ManifestError(f"{name} is not of the right type: {value!r}.")
+
+
+def _at_least(name: str, value: Any, least: int) -> None:
+    _is_a(name, value, int)
+    if value < least:
+        raise ManifestError(f"{name} must be at least {least}, got {value}.")
+
+
+def _matches(name: str, value: Any, pattern: re.Pattern[str]) -> None:
+    _is_a(name, value, str)
+    if not pattern.fullmatch(value):
+        raise ManifestError(f"{name} must match {pattern.pattern}, got {value!r}.")
+
+
+def _layout(check: Any, *values: Any) -> None:
+    try:
+        check(*values)
+    except (ValueError, TypeError) as error:
+        raise ManifestError(str(error)) from error

@@ -1,0 +1,179 @@
+"""The items of a shard: ids, attributes and thumbnails in one read-only SQLite file, by row in datapoint order."""
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import pathlib
+import sqlite3
+import threading
+import urllib.parse
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+Attribute = str | int | float | bool
+
+# STRICT, so that a column holds what it says; `value` keeps the type it was given, except that SQLite has no booleans.
+_SCHEMA = """
+CREATE TABLE items (
+  row INTEGER PRIMARY KEY, item_id TEXT NOT NULL UNIQUE, uri TEXT NOT NULL, sha256 TEXT NOT NULL,
+  width INTEGER NOT NULL, height INTEGER NOT NULL, thumbnail BLOB NOT NULL
+) STRICT;
+CREATE TABLE attributes (
+  row INTEGER NOT NULL, name TEXT NOT NULL, value ANY NOT NULL, boolean INTEGER NOT NULL, PRIMARY KEY (row, name)
+) STRICT, WITHOUT ROWID;
+"""
+_COLUMNS = "row, item_id, uri, sha256, width, height"
+_BATCH = 1000  # items written, or read in one go
+_INTEGERS = range(-(2**63), 2**63)
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """An image of the collection. sha256: of its canonical bytes, in hex. width, height: pixels.
+
+    attributes: by name; a label, where asked for, is the attribute `label`. thumbnail: a small JPEG or PNG, empty where
+    it wasn't asked for.
+    """
+
+    item_id: str
+    uri: str
+    sha256: str
+    width: int
+    height: int
+    attributes: Mapping[str, Attribute] = dataclasses.field(default_factory=dict)
+    thumbnail: bytes = b""
+
+    def __post_init__(self) -> None:
+        if not self.item_id:
+            raise ValueError("item_id must not be empty.")
+
+
+def write_items(path: pathlib.Path, items: Iterable[Item]) -> int:
+    """Writes the items of a shard in datapoint order into a new file; returns how many.
+
+    The same items give the same bytes. Memory is bounded by a batch of items, not by their number.
+
+    Raises:
+      ValueError: where an id comes twice, or an attribute is neither text, an int64, a finite float nor a bool.
+      FileExistsError: where `path` exists.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(exist_ok=False)
+    rows = enumerate(items)
+    count = 0
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        # Nobody reads it before it is whole, and who writes it starts over after a crash.
+        connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _SCHEMA)
+        while batch := list(itertools.islice(rows, _BATCH)):
+            try:
+                connection.executemany(
+                    "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    [(n, i.item_id, i.uri, i.sha256, i.width, i.height, i.thumbnail) for n, i in batch],
+                )
+            except sqlite3.IntegrityError as error:
+                raise ValueError(
+                    f"an item id comes twice among rows {batch[0][0]} to {batch[-1][0]}: {error}"
+                ) from error
+            connection.executemany(
+                "INSERT INTO attributes VALUES (?, ?, ?, ?)",
+                [
+                    (n, name, *_stored(item.item_id, name, value))
+                    for n, item in batch
+                    for name, value in sorted(item.attributes.items())
+                ],
+            )
+            count += len(batch)
+        connection.commit()
+    return count
+
+
+class ItemShard:
+    """Read-only access to a file that `write_items` wrote, from any number of threads."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not there.")
+        # Immutable: nobody writes, so SQLite needn't lock the file or look for a journal.
+        self._uri = f"file:{urllib.parse.quote(str(path.absolute()))}?mode=ro&immutable=1"
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._connections: list[sqlite3.Connection] = []
+        self._closed = False
+        self.count: int = self._connection().execute("SELECT count(*) FROM items").fetchone()[0]
+        self._attributes: bool = self._connection().execute("SELECT EXISTS (SELECT * FROM attributes)").fetchone()[0]
+
+    def by_row(self, rows: Sequence[int], *, thumbnails: bool = False) -> list[Item]:
+        """Returns the items of `rows` in that order; raises IndexError where there is no such row."""
+        found: dict[int, Item] = {}
+        for start in range(0, len(rows), _BATCH):
+            found.update(self._read(rows[start : start + _BATCH], thumbnails))
+        try:
+            return [found[row] for row in rows]
+        except KeyError as error:
+            raise IndexError(f"row must be in [0, {self.count}), got {error.args[0]}.") from error
+
+    def row_of(self, item_id: str) -> int | None:
+        """Returns the row of an item, or None where the shard doesn't hold it."""
+        found = self._connection().execute("SELECT row FROM items WHERE item_id = ?", (item_id,)).fetchone()
+        return None if found is None else int(found[0])
+
+    def by_id(self) -> Iterator[tuple[int, str]]:
+        """Yields every item's row and id, sorted by id."""
+        yield from self._connection().execute("SELECT row, item_id FROM items ORDER BY item_id")
+
+    def __iter__(self) -> Iterator[Item]:
+        """Yields every item in datapoint order, with its thumbnail, a batch in memory at a time."""
+        for start in range(0, self.count, _BATCH):
+            yield from self.by_row(range(start, min(start + _BATCH, self.count)), thumbnails=True)
+
+    def close(self) -> None:
+        """Closes the file; no other thread may be reading."""
+        with self._lock:
+            self._closed = True
+            for connection in self._connections:
+                connection.close()
+
+    def _read(self, rows: Sequence[int], thumbnails: bool) -> dict[int, Item]:
+        connection = self._connection()
+        marks = _marks(rows)
+        columns = f"{_COLUMNS}, thumbnail" if thumbnails else f"{_COLUMNS}, x''"
+        attributes: dict[int, dict[str, Attribute]] = {}
+        query = f"SELECT row, name, value, boolean FROM attributes WHERE row IN ({marks})"
+        for row, name, value, boolean in connection.execute(query, rows) if self._attributes else ():
+            attributes.setdefault(row, {})[name] = bool(value) if boolean else value
+        found = connection.execute(f"SELECT {columns} FROM items WHERE row IN ({marks})", rows)
+        return {
+            row: Item(item_id, uri, sha256, width, height, attributes.get(row, {}), thumbnail)
+            for row, item_id, uri, sha256, width, height, thumbnail in found
+        }
+
+    def _connection(self) -> sqlite3.Connection:
+        # One connection a thread: they share the operating system's cache of the file, and no lock.
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            with self._lock:
+                if self._closed:
+                    raise ValueError("the items are closed.")
+                connection = sqlite3.connect(self._uri, uri=True, check_same_thread=False)
+                # The file may come from elsewhere: nothing in its schema may call anything.
+                connection.execute("PRAGMA trusted_schema = OFF")
+                self._connections.append(connection)
+            self._local.connection = connection
+        return connection
+
+
+def _marks(rows: Sequence[int]) -> str:
+    return ",".join("?" * len(rows))
+
+
+def _stored(item_id: str, name: str, value: Attribute) -> tuple[str | int | float, int]:
+    if isinstance(value, bool):
+        return int(value), 1
+    if isinstance(value, str) or (isinstance(value, int) and value in _INTEGERS):
+        return value, 0
+    # SQLite would keep NaN as NULL.
+    if isinstance(value, float) and math.isfinite(value):
+        return value, 0
+    raise ValueError(
+        f"attribute {name!r} of {item_id!r} must be text, an int64, a finite float or a bool, got {value!r}."
+    )

@@ -1,0 +1,184 @@
+"""The lease on a serving root: who may change it, until when, and a number that tells old holders from new."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+
+from serving.release import layout
+from serving.storage import Store
+
+_logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.5
+
+
+class LeaseHeld(Exception):
+    """Somebody else is changing the serving root."""
+
+
+class LeaseLost(Exception):
+    """The lease has run out or was taken over: its old holder must change nothing any more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    """A lease as it is stored. expires: seconds since the epoch, 0 when given back. process: of whoever took it."""
+
+    holder: str
+    expires: float
+    process: str
+
+
+class Lease:
+    """A lease that is held. number: the fencing number, greater than that of every lease before.
+
+    The store knows exclusive creation, and nothing that compares and then swaps. So every lease is a file of its own,
+    `LEASE/<number>`, exclusively created, and the highest number counts. To take over is to create the next; who gets
+    there second has lost. The highest file stays when its lease is given back, so that numbers only ever grow.
+    """
+
+    def __init__(self, store: Store, number: int, holder: str, seconds: float, clock: Callable[[], float]) -> None:
+        self.number = number
+        self._store = store
+        self._holder = holder
+        self._seconds = seconds
+        self._clock = clock
+        self._expires = 0.0
+
+    def check(self) -> None:
+        """Raises LeaseLost where the lease has run out or another holder has taken over."""
+        if self._clock() >= self._expires:
+            raise LeaseLost(f"lease {self.number} of {self._holder} has run out after {self._seconds:g} s.")
+        self._check_newest()
+
+    def renew(self) -> None:
+        """Extends the lease where half of it is over; raises LeaseLost where it isn't ours any more."""
+        self.check()
+        if self._expires - self._clock() < self._seconds / 2:
+            self._extend()
+
+    def _check_newest(self) -> None:
+        newest = max(_numbers(self._store), default=0)
+        if newest != self.number:
+            raise LeaseLost(f"lease {self.number} of {self._holder} was taken over by lease {newest}.")
+
+    def _extend(self) -> None:
+        self._expires = self._clock() + self._seconds
+        self._store.write(_file(self.number), _encode(_Record(self._holder, self._expires, _process(os.getpid()))))
+
+    def _give_back(self) -> None:
+        # Where another has taken over there is nothing to give back.
+        with contextlib.suppress(LeaseLost):
+            self._check_newest()
+            self._store.write(_file(self.number), _encode(_Record(self._holder, 0.0, "")))
+
+
+@contextlib.contextmanager
+def hold_lease(
+    store: Store,
+    holder: str,
+    *,
+    seconds: float = 300.0,
+    wait_seconds: float = 0.0,
+    clock: Callable[[], float] = time.time,
+) -> Iterator[Lease]:
+    """Holds the lease on a serving root while the context lasts.
+
+    Args:
+      store: the serving root.
+      holder: a name for people.
+      seconds: how long after its last renewal a lease of a dead holder still counts.
+      wait_seconds: how long to wait for another holder.
+      clock: seconds since the epoch.
+
+    Raises:
+      LeaseHeld: where another still holds it after `wait_seconds`.
+    """
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            lease = _take(store, holder, seconds, clock)
+            break
+        except LeaseHeld:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(min(_POLL_SECONDS, wait_seconds))
+    _logger.info("lease %d on %s taken by %s", lease.number, store.uri, holder)
+    try:
+        yield lease
+    finally:
+        lease._give_back()
+
+
+def _take(store: Store, holder: str, seconds: float, clock: Callable[[], float]) -> Lease:
+    newest = max(_numbers(store), default=0)
+    if newest:
+        record = _read(store, newest, seconds)
+        if clock() < record.expires and not _is_dead(record.process):
+            raise LeaseHeld(f"{record.holder} holds lease {newest} for another {record.expires - clock():.0f} s.")
+    lease = Lease(store, newest + 1, holder, seconds, clock)
+    lease._expires = clock() + seconds
+    try:
+        store.create(_file(lease.number), _encode(_Record(holder, lease._expires, _process(os.getpid()))))
+    except FileExistsError as error:
+        raise LeaseHeld(f"another took lease {lease.number} at the same moment.") from error
+    try:
+        # Who looked long ago may have created a number that was used and deleted meanwhile.
+        lease._check_newest()
+    except LeaseLost as error:
+        store.delete(_file(lease.number))
+        raise LeaseHeld(str(error)) from error
+    for number in _numbers(store):
+        if number < lease.number:
+            store.delete(_file(number))
+    return lease
+
+
+def _file(number: int) -> str:
+    return f"{layout.LEASE}/{number:012d}"
+
+
+def _numbers(store: Store) -> list[int]:
+    names = [stat.path.rpartition("/")[2] for stat in store.files(layout.LEASE)]
+    return [int(name) for name in names if name.isdecimal()]
+
+
+def _encode(record: _Record) -> bytes:
+    return (json.dumps(dataclasses.asdict(record)) + "\n").encode()
+
+
+def _read(store: Store, number: int, seconds: float) -> _Record:
+    try:
+        return _Record(**json.loads(store.read(_file(number))))
+    except FileNotFoundError as error:
+        raise LeaseHeld(f"lease {number} has just been followed by another.") from error
+    except (ValueError, TypeError):
+        # Its holder died while it was writing, on a file system without links: it counts from then.
+        modified = max(s.modified for s in store.files(layout.LEASE) if s.path == _file(number))
+        return _Record("somebody unknown", modified + seconds, "")
+
+
+def _process(pid: int) -> str:
+    """Returns what names a process of this machine and of no other, or nothing where the system doesn't tell."""
+    try:
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = pathlib.Path("/proc/self/ns/pid").readlink()
+        # The 22nd field is the start time; the second is the command in parentheses, which may hold anything.
+        started = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+    return f"{boot} {namespace} {pid} {started}"
+
+
+def _is_dead(process: str) -> bool:
+    """Returns whether a process of this machine has ended: then nobody need wait for its lease to run out."""
+    mine = _process(os.getpid()).split()
+    its = process.split()
+    if len(mine) != 4 or len(its) != 4 or its[:2] != mine[:2]:
+        return False
+    return _process(int(its[2])) != process

@@ -1,0 +1,91 @@
+"""One shard of a loaded release: its index proposes, its embeddings score, its items name."""
+
+import pathlib
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.index import Embeddings, Index, IndexParameters, Rows, load_index
+from serving.release import layout, manifest
+from serving.release.items import ItemShard
+from serving.release.verify import DAMAGE, ReleaseRefused, open_embeddings
+
+# What an index scores below the last proposal may still score as much when it is computed from the embeddings.
+_MARGIN = 1e-6
+
+
+class LoadedShard:
+    """Searches one shard. Every method may be called from any number of threads."""
+
+    def __init__(self, embeddings: Embeddings, index: Index, items: ItemShard, ranks: npt.NDArray[np.int32]) -> None:
+        """ranks: int32 `[n]`, the place of each row among the shard's items sorted by id."""
+        # Without memmap's bookkeeping, which costs more than gathering ten rows.
+        self._embeddings = embeddings.view(np.ndarray)
+        self._index = index
+        self._ranks = ranks
+        self.items = items
+        self.count = len(embeddings)
+
+    def nearest(self, query: Embeddings, k: int, exclude: int | None) -> tuple[Rows, Embeddings]:
+        """Returns the rows `[m]` and exact scores `[m]` of the nearest, best first, ties by item id; m <= k.
+
+        query: float32 `[D]`, of unit length. exclude: a row to leave out.
+        """
+        wanted = min(k, self.count - (exclude is not None))
+        if wanted < 1:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        # Some more than wanted, because the index's order is not quite ours.
+        proposals = wanted + 1 + max(10, wanted // 10)
+        while True:
+            rows = self._index.search(query[np.newaxis], proposals)[0][0]
+            if exclude is not None:
+                rows = rows[rows != exclude]
+            scores = self.score(rows, query)
+            order = np.lexsort((self._ranks[rows], -scores))[:wanted]
+            # Equals of the last one may not have been proposed.
+            if proposals >= self.count or scores.min() < scores[order[-1]] - _MARGIN:
+                return rows[order], scores[order]
+            proposals *= 4
+
+    def score(self, rows: Rows, query: Embeddings) -> Embeddings:
+        """Returns the exact cosines of some rows with a query of unit length: float32 `[n]`, in [-1, 1]."""
+        # Row by row, so that equal embeddings score exactly the same; a matrix product does not promise that.
+        products = (self._embeddings[rows] * query).sum(axis=1)
+        return np.clip(products, -1.0, 1.0, out=products)
+
+    def embedding(self, row: int) -> Embeddings:
+        """Returns a copy of one embedding: float32 `[D]`."""
+        return self._embeddings[row].copy()
+
+
+def load_shard(
+    folder: pathlib.Path, shard: manifest.Shard, dimension: int, parameters: IndexParameters, place: tuple[int, int]
+) -> LoadedShard:
+    """Returns a shard whose files were checked; raises ReleaseRefused where they contradict the manifest.
+
+    place: the shard's number, and how many there are.
+    """
+    embeddings = open_embeddings(folder / shard.embeddings, shard.count, dimension)
+    try:
+        index = load_index(folder / shard.index, embeddings, parameters)
+    except (*DAMAGE, FileNotFoundError) as error:
+        raise ReleaseRefused(f"{shard.index}: {error}") from error
+    try:
+        items = ItemShard(folder / shard.items)
+        if items.count != shard.count:
+            raise ReleaseRefused(f"{shard.items} holds {items.count} items, the manifest says {shard.count}.")
+        return LoadedShard(embeddings, index, items, _ranks(items, shard.items, place))
+    except DAMAGE as error:
+        raise ReleaseRefused(f"{shard.items}: {error}") from error
+
+
+def _ranks(items: ItemShard, name: str, place: tuple[int, int]) -> npt.NDArray[np.int32]:
+    number, shards = place
+    ranks = np.full(items.count, -1, np.int32)
+    for rank, (row, item_id) in enumerate(items.by_id()):
+        if not 0 <= row < items.count:
+            raise ReleaseRefused(f"{name} has a row {row}, expected rows in [0, {items.count}).")
+        if shards > 1 and layout.shard_of(item_id, shards) != number:
+            raise ReleaseRefused(f"{name} holds {item_id!r}, which belongs to another shard.")
+        ranks[row] = rank
+    return ranks
