@@ -114,9 +114,14 @@ class Client:
         query: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if len(query) != 1:
             raise TypeError(f"exactly one of image, vector, item_id must be given, got {', '.join(query) or 'none'}.")
-        if vector is not None:
-            query["vector"] = retrieval_pb2.Vector(values=vector)
-        response = self._call(self._stub.Search, retrieval_pb2.SearchRequest(k=k, **query))
+        try:
+            if vector is not None:
+                query["vector"] = retrieval_pb2.Vector(values=vector)
+            request = retrieval_pb2.SearchRequest(k=k, **query)
+        except ValueError as error:
+            # An int that isn't an int32, a string that isn't Unicode: the wire can't even carry it.
+            raise QueryFailed("INVALID_ARGUMENT", str(error), "INVALID_QUERY", "", None) from error
+        response = self._call(self._stub.Search, request)
         return Answer(
             tuple(Neighbor(_item(n.item), n.score) for n in response.neighbors),
             response.release_id,

@@ -1,14 +1,85 @@
-"""(Being built.)"""
+"""Asks a running gateway which images look like one, and prints them, best first.
+
+  lookalike query --image photo.jpg            like this file
+  lookalike query --item-id shoes/17.png -k 5  like an item of the collection, itself left out
+  lookalike query --vector 0.1,-0.2,0.3        like an embedding
+
+The score is the cosine of the two embeddings: 1 is identical, 0 unrelated.
+"""
 
 import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+from typing import TYPE_CHECKING
 
-HELP = "(being built)"
+if TYPE_CHECKING:
+    from serving.client import Answer
+
+HELP = "ask a running gateway for the images most like one"
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+_LONGEST_CELL = 60
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's flags."""
+    query = parser.add_mutually_exclusive_group(required=True)
+    query.add_argument("--image", type=pathlib.Path, help="an image file: JPEG, PNG, WebP, GIF, BMP or TIFF")
+    query.add_argument("--item-id", help="an item of the collection")
+    query.add_argument("--vector", type=_vector, help="an embedding, as numbers with commas between")
+    parser.add_argument("-k", type=int, default=10, help="how many, in [1, 1000] [10]")
+    parser.add_argument("--address", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help=f"[{DEFAULT_ADDRESS}]")
+    parser.add_argument("--timeout", type=float, default=30.0, help="seconds to wait for the answer [30]")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; returns its exit code."""
-    raise SystemExit("not built yet")
+    """Asks and prints; returns 0, 1 where the gateway said no, 2 where the image can't be read."""
+    from serving.client import Client, QueryFailed
+
+    try:
+        image = None if arguments.image is None else arguments.image.read_bytes()
+    except OSError as error:
+        print(f"lookalike query: can't read {arguments.image}: {error.strerror}.", file=sys.stderr)
+        return 2
+    try:
+        with Client(arguments.address, timeout=arguments.timeout) as client:
+            answer = client.search(image=image, vector=arguments.vector, item_id=arguments.item_id, k=arguments.k)
+    except QueryFailed as error:
+        print(f"lookalike query: {error} [{error.code}]", file=sys.stderr)
+        return 1
+    print(_json(answer) if arguments.json else _table(answer))
+    return 0
+
+
+def _vector(text: str) -> list[float]:
+    try:
+        return [float(value) for value in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"numbers with commas between, like 0.1,-0.2; got {text[:40]!r}") from None
+
+
+def _json(answer: "Answer") -> str:
+    value = dataclasses.asdict(answer)
+    for neighbor in value["neighbors"]:
+        # Bytes are no JSON, and a search never fills it.
+        del neighbor["item"]["thumbnail"]
+    return json.dumps(value, indent=1)
+
+
+def _table(answer: "Answer") -> str:
+    rows = [("RANK", "SCORE", "ITEM", "SIZE", "ATTRIBUTES")]
+    for rank, neighbor in enumerate(answer.neighbors, 1):
+        item = neighbor.item
+        attributes = " ".join(f"{name}={value}" for name, value in sorted(item.attributes.items()))
+        rows.append((str(rank), f"{neighbor.score:.4f}", item.item_id, f"{item.width}x{item.height}", attributes))
+    widths = [min(_LONGEST_CELL, max(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    total = answer.decode_seconds + answer.encode_seconds + answer.search_seconds
+    lines.append(
+        f"release {answer.release_id}, encoder version {answer.encoder_version}, {1000 * total:.1f} ms "
+        f"(decode {1000 * answer.decode_seconds:.1f}, encode {1000 * answer.encode_seconds:.1f}, "
+        f"search {1000 * answer.search_seconds:.1f})"
+    )
+    return "\n".join(lines)

@@ -46,6 +46,7 @@ class FakeModelServer:
         self.rejects: set[bytes] = set()
         self.fails_with: grpc.StatusCode | None = None
         self.delay = 0.0
+        self.cancelled = 0
         self.port = 0
         self.asked: list[tuple[int, int]] = []
         self._server: Any = None
@@ -77,7 +78,11 @@ class FakeModelServer:
         version = request.model_spec.version.value
         images = list(request.inputs["image_bytes"].string_val)
         self.asked.append((version, len(images)))
-        await asyncio.sleep(self.delay)
+        try:
+            await asyncio.sleep(self.delay)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
         if self.fails_with is not None:
             await context.abort(self.fails_with, "secret insides: /opt/model/graph.pb")
         if request.model_spec.name != MODEL or version not in self.versions:

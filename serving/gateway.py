@@ -1,0 +1,124 @@
+"""The gateway: everything put together, from start to drain."""
+
+import asyncio
+import logging
+import pathlib
+import signal
+import tempfile
+from collections.abc import Coroutine
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+
+from lookalike.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
+from serving.config import GatewayConfig
+from serving.health import SERVICE, Health
+from serving.held import Held
+from serving.images import ImageLimits
+from serving.release.layout import CURRENT
+from serving.retrieval import Retrieval
+from serving.service import RetrievalServicer
+from serving.status import AbortingInterceptor
+from serving.storage import LocalStore, open_store
+from serving.tfserving import TfServingEncoder
+from serving.watcher import Watcher
+from serving.workers import Workers
+
+_log = logging.getLogger(__name__)
+
+
+class Gateway:
+    """A gateway in the running event loop: `start`, then `drain`."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self._config = config
+        limits = ImageLimits()
+        store = open_store(config.serving_root)
+        # Releases of an object store are searched from a verified copy; without a place for it, it lasts as long as we.
+        self._temporary = None
+        cache = None if config.cache is None else pathlib.Path(config.cache)
+        if cache is None and store.local_path(CURRENT) is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="lookalike-gateway-")
+            cache = pathlib.Path(self._temporary.name)
+        self._held = Held()
+        self._workers = Workers(config.workers, config.queue)
+        self._encoder = TfServingEncoder(config.encoder)
+        self._watcher = Watcher(store, self._held, self._encoder, cache=cache)
+        self._health = Health()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._server = grpc.aio.server(interceptors=[AbortingInterceptor(SERVICE)], options=_options(limits))
+        retrieval = Retrieval(self._held, self._encoder, self._workers, limits)
+        servicer = RetrievalServicer(retrieval, config.request_seconds)
+        retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(servicer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)
+        if config.reflection:
+            _add_reflection(self._server)
+
+    async def start(self) -> int:
+        """Listens, begins to follow `CURRENT`, and returns the port. Raises OSError where it can't listen."""
+        await self._health.begin()
+        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+        try:
+            port = self._server.add_insecure_port(f"{host}:{self._config.port}")
+        except RuntimeError as error:
+            raise OSError(f"can't listen on {host}:{self._config.port}: is it taken?") from error
+        await self._server.start()
+        _log.info("listening on %s:%d", host, port)
+        if self._config.port_file is not None:
+            # Whole or not at all: whoever waits for the file reads it the moment it appears.
+            file = pathlib.Path(self._config.port_file)
+            LocalStore(file.parent).write(file.name, f"{port}\n".encode())
+        poll = self._config.poll_seconds
+        self._spawn(self._watcher.run(poll, self._health.serving))
+        self._spawn(self._health.watch_encoder(self._encoder, self._held, poll))
+        return port
+
+    async def drain(self) -> None:
+        """Says NOT_SERVING, waits, lets running requests finish, and frees everything."""
+        _log.info("draining")
+        await self._health.drain()
+        await asyncio.sleep(self._config.drain_seconds)
+        await self._server.stop(self._config.grace_seconds)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._workers.close()
+        await self._encoder.close()
+        self._watcher.close()
+        self._held.flip(None)
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        # Held on to: the loop itself keeps only a weak reference.
+        self._tasks.append(asyncio.create_task(work))
+
+
+async def serve(config: GatewayConfig) -> None:
+    """Runs a gateway until SIGTERM or SIGINT, then drains it."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    gateway = Gateway(config)
+    await gateway.start()
+    await stop.wait()
+    await gateway.drain()
+    _log.info("stopped")
+
+
+def _options(limits: ImageLimits) -> list[tuple[str, int]]:
+    return [
+        # One image and the little around it; what is larger is refused before it is read.
+        ("grpc.max_receive_message_length", limits.max_bytes + 2**16),
+        # A second gateway on this port must fail, not take half of the connections unseen.
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def _add_reflection(server: grpc.aio.Server) -> None:
+    from grpc_reflection.v1alpha import reflection
+
+    names = [service.full_name for service in retrieval_pb2.DESCRIPTOR.services_by_name.values()]
+    reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
