@@ -17,7 +17,7 @@ from components.index_evaluator import IndexEvaluator
 from components.publisher import Publisher
 from components.schema_gate import SchemaGate
 from components.serving_validator import ServingValidator
-from pipeline.config import EvaluationConfig, PipelineConfig
+from pipeline.config import EvaluationConfig, IndexConfig, PipelineConfig
 from serving.images import ImageLimits
 
 
@@ -135,8 +135,7 @@ def create_training_pipeline(config: PipelineConfig, *, metadata: Any = None, ru
     builder = IndexBuilder(
         embeddings=embedder.outputs["embeddings"],
         shards=config.index.shards,
-        kind=config.index.kind,
-        parameters=json.dumps(dict(config.index.parameters), sort_keys=True),
+        parameters=index_parameters(config.index),
         code=code,
     )
     index_evaluator = IndexEvaluator(
@@ -183,6 +182,14 @@ def create_training_pipeline(config: PipelineConfig, *, metadata: Any = None, ru
         metadata_connection_config=metadata,
         beam_pipeline_args=list(config.beam_args),
     )
+
+
+def index_parameters(index: IndexConfig) -> str:
+    """Returns the options of serving.index.IndexParameters that the config states, as JSON."""
+    stated = dict(index.parameters)
+    if index.kind != "auto":
+        stated["kind"] = index.kind
+    return json.dumps(stated, sort_keys=True)
 
 
 def evaluation_config(evaluation: EvaluationConfig, *, labelled: bool) -> tfma.EvalConfig:

@@ -24,7 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
         _add(commands, entry)
-    chosen = parser.parse_args(arguments)
+    chosen, unknown = parser.parse_known_args(arguments)
+    # Flags of a command that lives elsewhere are not ours to judge.
+    if unknown and chosen.run is not _elsewhere:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     logging.basicConfig(
         level=logging.INFO if chosen.verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -44,8 +47,8 @@ def _add(commands: Any, entry: importlib.metadata.EntryPoint) -> None:
     if extra in FOLDERS and extra != _environment():
         where = f"{FOLDERS[extra]}/bin/lookalike {entry.name}"
         command = commands.add_parser(entry.name, help=f"(in the {extra} environment: {where})", add_help=False)
-        command.add_argument("rest", nargs=argparse.REMAINDER)
-        command.set_defaults(run=lambda _: _elsewhere(entry.name, extra, where))
+        command.add_argument("rest", nargs="*")
+        command.set_defaults(run=_elsewhere, name=entry.name, extra=extra, where=where)
         return
     module = entry.load()
     command = commands.add_parser(
@@ -63,8 +66,8 @@ def _environment() -> str:
     return "pipeline" if importlib.util.find_spec("tfx") else "serving"
 
 
-def _elsewhere(name: str, extra: str, where: str) -> int:
-    print(f"lookalike {name} is at home in the {extra} environment: {where}", file=sys.stderr)
+def _elsewhere(chosen: argparse.Namespace) -> int:
+    print(f"lookalike {chosen.name} is at home in the {chosen.extra} environment: {chosen.where}", file=sys.stderr)
     return 2
 
 
