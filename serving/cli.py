@@ -1,4 +1,4 @@
-"""The `lookalike` command: finds the subcommands of every package, and says where those live that aren't at home here."""
+"""The `lookalike` command: finds every subcommand, and says where those live that are not at home here."""
 
 import argparse
 import importlib.metadata

@@ -32,6 +32,6 @@ def test_every_command_explains_itself(capsys, command):
 
 def test_an_unknown_flag_is_refused(capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["query", "--nonsense"])
+        cli.main(["query", "--item-id", "x", "--nonsense"])
     assert stopped.value.code == 2
     assert "unrecognized arguments: --nonsense" in capsys.readouterr().err
