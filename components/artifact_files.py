@@ -24,7 +24,7 @@ def fetched(store: Store, path: str) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def stored(store: Store, path: str) -> Iterator[pathlib.Path]:
-    """Yields a local path to write a file to, which becomes the file `path` of `store`, whole, when the context ends."""
+    """Yields a local path to write a file to; it becomes the file `path` of `store`, whole, when the context ends."""
     local = store.local_path(path)
     if local is not None:
         local.parent.mkdir(parents=True, exist_ok=True)

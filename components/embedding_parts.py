@@ -41,12 +41,17 @@ def held_out_file(part: int, parts: int) -> str:
     return f"{part_name(part, parts)}.held_out.npy"
 
 
+def failed_file(part: int, parts: int) -> str:
+    """Returns the file that lists what a part's encoder refused; there only where it refused something."""
+    return f"{part_name(part, parts)}.failed.json"
+
+
 @dataclasses.dataclass(frozen=True)
 class EmbeddingsReport:
     """`report.json`. counts: items of each part. held_out: items in the eval split. dimension: D.
 
-    items: all that were read; contents: distinct ones among them, each `encoded` in this run or `cached` by an earlier one.
-    failed: {item_id, reason} of the items whose image the encoder refused: they are in no part.
+    items: all that were read. contents: distinct ones among them, each `encoded` in this run or `cached` by an earlier
+    one. failed: {item_id, reason} of the items whose image the encoder refused: they are in no part.
     """
 
     counts: tuple[int, ...]
@@ -74,11 +79,17 @@ def read_encoder(store: Store) -> dict[str, Any]:
     return dict(json.loads(store.read(ENCODER)))
 
 
-def read_vectors(store: Store, part: int, parts: int) -> npt.NDArray[np.float32]:
+def read_vectors(store: Store, report: EmbeddingsReport, part: int) -> npt.NDArray[np.float32]:
     """Returns a part's embeddings, float32 `[n, D]`, mapped where they lie on a local disk."""
-    with fetched(store, vectors_file(part, parts)) as path:
-        local = store.local_path(vectors_file(part, parts)) is not None
-        return np.load(path, mmap_mode="r" if local else None, allow_pickle=False)
+    return open_vectors(store, vectors_file(part, len(report.counts)), report.counts[part])
+
+
+def open_vectors(store: Store, path: str, count: int) -> npt.NDArray[np.float32]:
+    """Returns the `count` embeddings in a `.npy` file, float32 `[count, D]`, mapped where it lies on a local disk."""
+    # An empty file can't be mapped, nor one that is gone when the context ends.
+    mapped = count and store.local_path(path) is not None
+    with fetched(store, path) as local:
+        return np.load(local, mmap_mode="r" if mapped else None, allow_pickle=False)
 
 
 def read_held_out(store: Store, part: int, parts: int) -> npt.NDArray[np.bool_]:

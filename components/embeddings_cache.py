@@ -43,7 +43,7 @@ class EmbeddingsCache:
         self._dimension = dimension
 
     def lookup(self, prefix: str, wanted: Iterable[bytes]) -> dict[bytes, Vectors]:
-        """Returns the embedding, float32 `[D]`, of each of the `wanted` keys (beginning with `prefix`) that is known."""
+        """Returns the embedding, float32 `[D]`, of every known one of the keys `wanted`, which begin with `prefix`."""
         missing = set(wanted)
         found: dict[bytes, Vectors] = {}
         for stem in self._stems(prefix):

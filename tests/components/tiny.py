@@ -1,0 +1,142 @@
+"""Small real collections and encoders for the tests of the components."""
+
+import dataclasses
+import hashlib
+import io
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+from tfx.types import standard_artifacts
+from tfx.utils import path_utils
+
+from components import features
+from serving.release import layout
+from serving.release.encoder_info import EncoderInfo, Probe
+
+SIDE = 8
+DIMENSION = 16
+
+
+def png(seed: int, side: int = SIDE) -> bytes:
+    """Returns a canonical grey image that no other seed gives."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An item to be written into an Examples artifact."""
+
+    item_id: str
+    image: bytes
+    split: str = "train"
+    attributes: dict = dataclasses.field(default_factory=dict)
+    side: int = SIDE
+
+
+def _example(picture: Picture) -> bytes:
+    def feature(value):
+        if isinstance(value, float):
+            return tf.train.Feature(float_list=tf.train.FloatList(value=[value]))
+        if isinstance(value, int):
+            return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+        value = value if isinstance(value, bytes) else value.encode()
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    values = {
+        features.IMAGE: picture.image,
+        features.ITEM_ID: picture.item_id,
+        features.SHA256: hashlib.sha256(picture.image).hexdigest(),
+        features.URI: f"/images/{picture.item_id}",
+        features.WIDTH: picture.side,
+        features.HEIGHT: picture.side,
+        **{features.attribute_feature(name): value for name, value in picture.attributes.items() if name != "label"},
+    }
+    if "label" in picture.attributes:
+        values[features.LABEL] = picture.attributes["label"]
+    example = tf.train.Example(features=tf.train.Features(feature={k: feature(v) for k, v in values.items()}))
+    return example.SerializeToString()
+
+
+def make_examples(folder, pictures, shards=4):
+    """Writes an Examples artifact into `folder` as ImageExampleGen does."""
+    artifact = standard_artifacts.Examples()
+    artifact.uri = str(folder)
+    for split in ("train", "eval"):
+        inside = folder / f"Split-{split}"
+        inside.mkdir(parents=True)
+        for shard in range(shards):
+            path = str(inside / f"data_tfrecord-{shard:05d}-of-{shards:05d}.gz")
+            with tf.io.TFRecordWriter(path, tf.io.TFRecordOptions(compression_type="GZIP")) as writer:
+                for picture in pictures:
+                    if picture.split == split and layout.shard_of(picture.item_id, shards) == shard:
+                        writer.write(_example(picture))
+    return artifact
+
+
+class TinyEncoder(tf.Module):
+    """Projects the pixels of PNGs. It writes the size of every batch into a file: how often it was really asked."""
+
+    def __init__(self, seed: int, log: pathlib.Path) -> None:
+        super().__init__()
+        self.weights = tf.Variable(np.random.default_rng(seed).normal(size=(SIDE * SIDE, DIMENSION)), dtype=tf.float32)
+        self._log = f"file://{log}"
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
+    def embed(self, image_bytes):
+        tf.print(tf.shape(image_bytes)[0], output_stream=self._log)
+        pixels = tf.map_fn(self._decode, image_bytes, fn_output_signature=tf.TensorSpec([SIDE * SIDE], tf.float32))
+        return {"embedding": tf.math.l2_normalize(pixels @ self.weights, axis=1)}
+
+    @staticmethod
+    def _decode(data):
+        image = tf.ensure_shape(tf.io.decode_png(data, channels=1), [None, None, 1])
+        return tf.reshape(tf.image.resize(image, [SIDE, SIDE]) / 255 - 0.5, [SIDE * SIDE])
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """A complete encoder in an InfraBlessing. folder: the SavedModel. log: a line per call."""
+
+    blessing: standard_artifacts.InfraBlessing
+    folder: pathlib.Path
+    log: pathlib.Path
+
+    def calls(self) -> list[int]:
+        """Returns the size of every batch it was asked for, since the last time."""
+        text = self.log.read_text() if self.log.exists() else ""
+        self.log.unlink(missing_ok=True)
+        return [int(line) for line in text.split()]
+
+
+def make_encoder(folder, seed=0, normalised=True):
+    """Makes a complete encoder, blessed, in `folder`."""
+    log = folder.with_name(f"{folder.name}.calls")
+    module = TinyEncoder(seed, log)
+    artifact = standard_artifacts.InfraBlessing()
+    artifact.uri = str(folder)
+    artifact.set_int_custom_property("blessed", 1)
+    artifact.set_int_custom_property("has_model", 1)
+    model = pathlib.Path(path_utils.stamped_model_path(artifact.uri))
+    tf.saved_model.save(module, str(model), signatures={"serving_default": module.embed})
+    probe = png(1_000_000)
+    info = EncoderInfo(
+        dimension=DIMENSION,
+        height=SIDE,
+        width=SIDE,
+        channels=1,
+        family="tiny",
+        normalised=normalised,
+        metrics={},
+        data_fingerprint="f" * 64,
+        probes=(Probe(probe, module.embed(tf.constant([probe]))["embedding"].numpy()[0]),),
+    )
+    (model / "assets.extra").mkdir()
+    (model / layout.ENCODER_INFO).write_bytes(info.to_json())
+    encoder = Encoder(artifact, model, log)
+    encoder.calls()
+    return encoder
