@@ -12,12 +12,13 @@ from typing import Any
 import grpc
 import numpy as np
 
-from serving.model_server.errors import ServingError, from_exception
+from serving.model_server.errors import ServingError, failed_precondition, from_exception
 from serving.model_server.tensors import Array
 
 _LOG = logging.getLogger(__name__)
 
 QUEUE_FULL = "The batch scheduling queue to which this task was submitted is full"
+UNEVEN = "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input tensors"
 EXPIRED = "Run() timeout exceeded while waiting in batching queue"
 
 # Runs one batch: inputs by alias and the seconds left (None: no limit) to outputs by alias.
@@ -36,7 +37,7 @@ class BatchingOptions:
 
     max_batch_size: int = 64
     max_enqueued_batches: int = 16
-    num_batch_threads: int = 2
+    num_batch_threads: int = 1
     timeout_micros: int = 0
 
     def __post_init__(self) -> None:
@@ -198,6 +199,12 @@ class BatchScheduler:
             # One bad image must cost its own request only: TF Serving would fail all of them.
             for task in tasks:
                 self._run(run, [task], self._clock())
+            return
+        rows = self._options.padded(sum(task.rows for task in tasks))
+        if any(len(array) != rows for array in outputs.values()):
+            failure = failed_precondition(UNEVEN)
+            for task in tasks:
+                task.future.set_exception(failure)
             return
         start = 0
         for task in tasks:

@@ -18,7 +18,7 @@ class ModelConfig:
 
     name: str
     base_path: pathlib.Path
-    policy: Policy = Latest()
+    policy: Policy = dataclasses.field(default_factory=Latest)
     labels: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
@@ -58,7 +58,7 @@ def single_model(name: str, base_path: pathlib.Path) -> tuple[ModelConfig, ...]:
 
 
 def read_config_file(path: pathlib.Path) -> tuple[ModelConfig, ...]:
-    """Returns the models in a ModelServerConfig in text format, as `tensorflow_model_server --model_config_file` reads it.
+    """Returns the models in a ModelServerConfig in text format: what TF Serving's `--model_config_file` names.
 
     Raises ValueError where the file isn't one.
     """

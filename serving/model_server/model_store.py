@@ -184,7 +184,7 @@ class ModelStore:
             )
 
     def _tried(self, name: str) -> bool:
-        managed = self._managed.get(name)
+        managed = self._managed.get(name, {})
         return bool(managed) and all(version.attempts for version in managed.values())
 
     def _failure(self, name: str) -> str:

@@ -40,8 +40,8 @@ class ServerOptions:
     host: str = "127.0.0.1"
     port: int = 8500
     port_file: pathlib.Path | None = None
-    loading: LoadOptions = LoadOptions()
-    batching: BatchingOptions | None = BatchingOptions()
+    loading: LoadOptions = dataclasses.field(default_factory=LoadOptions)
+    batching: BatchingOptions | None = dataclasses.field(default_factory=BatchingOptions)
     tensor_content: bool = False
     allow_reload: bool = False
     drain_seconds: float = 30.0

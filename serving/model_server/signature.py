@@ -31,7 +31,7 @@ class TensorSpec:
     @property
     def batched(self) -> bool:
         """Whether dimension 0 counts examples: any number of them."""
-        return bool(self.shape) and self.shape[0] == -1
+        return self.shape is not None and self.shape[:1] == (-1,)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which versions of a model should be loaded, and what to do next to get there: TF Serving's rules, without side effects.
+"""Which versions of a model should be loaded, and what to do next: TF Serving's rules, without side effects.
 
 A version is a folder with a plain integer name. A version is loaded before the one it replaces is unloaded, and a
 version that doesn't load never costs one that is served. As in TF Serving, a base path that is there but holds no
@@ -99,7 +99,7 @@ def aspired_versions(policy: Policy, present: Iterable[int]) -> set[int]:
         case All():
             return set(versions)
         case Specific(wanted):
-            return wanted & set(versions)
+            return set(versions) & wanted
         case Latest(count):
             return set(versions[-max(count, 1) :])
 
