@@ -47,7 +47,10 @@ class Health:
     async def _encoder_is(self, available: bool, name: str) -> None:
         if available != self._encoder:
             self._encoder = available
-            _log.warning("encoder %s %s", name, "is available" if available else "is away: image queries fail")
+            if available:
+                _log.info("encoder %s answers", name)
+            else:
+                _log.warning("encoder %s is away: queries by image fail", name)
         await self._set(ENCODER, available)
 
     async def _set(self, name: str, serving: bool) -> None:

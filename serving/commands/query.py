@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     query = parser.add_mutually_exclusive_group(required=True)
     query.add_argument("--image", type=pathlib.Path, help="an image file: JPEG, PNG, WebP, GIF, BMP or TIFF")
     query.add_argument("--item-id", help="an item of the collection")
-    query.add_argument("--vector", type=_vector, help="an embedding, as numbers with commas between")
+    query.add_argument("--vector", type=_vector, help="an embedding: numbers with commas between (--vector=-0.1,0.2)")
     parser.add_argument("-k", type=int, default=10, help="how many, in [1, 1000] [10]")
     parser.add_argument("--address", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help=f"[{DEFAULT_ADDRESS}]")
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds to wait for the answer [30]")

@@ -34,6 +34,10 @@ class Running:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    def raw(self, method: str) -> Any:
+        """Returns a method that takes and gives bytes, over the client's connection."""
+        return self.client._channel.unary_unary(method)
+
     def drain(self) -> None:
         gateway, self._gateway = self._gateway, None
         if gateway is not None:

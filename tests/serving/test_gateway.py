@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 
 import fsspec
 import grpc
+import hypothesis
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from hypothesis import strategies as st
 
 from lookalike.retrieval.v1 import retrieval_pb2
 from serving.client import Client, QueryFailed
@@ -168,6 +170,15 @@ def test_bytes_that_are_no_request(steady: Running, data: bytes) -> None:
     with grpc.insecure_channel(steady.address) as channel, pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary(SEARCH)(data, timeout=5)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+@hypothesis.given(data=st.binary(max_size=300), method=st.sampled_from(["Search", "Encode", "GetItem", "GetRelease"]))
+@hypothesis.settings(max_examples=200, deadline=None)
+def test_whatever_bytes_come_nothing_is_internal(steady: Running, data: bytes, method: str) -> None:
+    try:
+        steady.raw(f"/lookalike.retrieval.v1.RetrievalService/{method}")(data, timeout=5)
+    except grpc.RpcError as error:
+        assert error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
 
 
 def test_more_than_a_message_may_hold_is_refused_by_the_transport(steady: Running) -> None:
