@@ -26,6 +26,7 @@ _ASSETS = {
     "datapoint_to_token.npy": "TOKENIZATION_NPY",
     "hashed_dataset.npy": "AH_DATASET_NPY",
 }
+_HASH_FROM = 16
 _BLOCK = 8192  # embeddings an exact search scores at a time
 _QUERIES = 256  # queries an exact search scores at a time: 256 x 8192 scores are 8 MB
 
@@ -200,7 +201,8 @@ def build_index(embeddings: Embeddings, parameters: IndexParameters) -> Index:
             training_sample_size=min(parameters.training_sample, count),
             min_partition_size=min(50, max(1, count // parameters.leaves)),
         )
-    if parameters.kind == "tree" and parameters.scoring == "hash":
+    # Hashing learns 16 centres a block; of fewer embeddings 1.4.2 refuses to, and 1.3.2 crashes.
+    if parameters.kind == "tree" and parameters.scoring == "hash" and count >= _HASH_FROM:
         blocks = min(parameters.hash_dimensions, dimension)
         builder = builder.score_ah(blocks, anisotropic_quantization_threshold=0.2).reorder(parameters.reorder)
     else:
