@@ -63,5 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for name, seconds in summary["components"].items():
             print(f"{name:<20} {seconds:7.1f} s")
+        if summary["cached"]:
+            print(f"unchanged, not run again: {', '.join(summary['cached'])}")
         print(f"release {summary['release_id']} is in {config.serving_root}, after {summary['seconds']:.0f} s")
     return 0
