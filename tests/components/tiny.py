@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import json
 import pathlib
 
 import numpy as np
@@ -11,9 +12,12 @@ from PIL import Image
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
-from components import features
+from components import embedding_parts, features
+from components.artifacts import Embeddings
+from components.embedding_parts import EmbeddingsReport
 from serving.release import layout
 from serving.release.encoder_info import EncoderInfo, Probe
+from serving.release.items import Item, write_items
 
 SIDE = 8
 DIMENSION = 16
@@ -140,3 +144,27 @@ def make_encoder(folder, seed=0, normalised=True):
     encoder = Encoder(artifact, model, log)
     encoder.calls()
     return encoder
+
+
+def make_embeddings(folder, count, parts=2, held_out=lambda n: n % 4 == 0, vectors=None):
+    """Writes an Embeddings artifact of `count` items; returns it and item id -> vector."""
+    if vectors is None:
+        vectors = np.random.default_rng(0).normal(size=(count, 8))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    artifact = Embeddings()
+    artifact.uri = str(folder)
+    folder.mkdir()
+    numbers = [[] for _ in range(parts)]
+    for n in range(count):
+        numbers[layout.shard_of(f"{n}.png", parts)].append(n)
+    for part, some in enumerate(numbers):
+        np.save(folder / embedding_parts.vectors_file(part, parts), vectors[some].reshape(len(some), vectors.shape[1]))
+        np.save(folder / embedding_parts.held_out_file(part, parts), np.asarray([held_out(n) for n in some], bool))
+        write_items(
+            folder / embedding_parts.items_file(part, parts),
+            [Item(f"{n}.png", f"/images/{n}.png", "0" * 64, 8, 8, {}, f"{n}.png".encode()) for n in some],
+        )
+    (folder / embedding_parts.ENCODER).write_text(json.dumps({"digest": "d" * 64, "info": {}}))
+    report = EmbeddingsReport(tuple(map(len, numbers)), 0, vectors.shape[1], count, count, count, 0, ())
+    (folder / embedding_parts.REPORT).write_bytes(report.to_json())
+    return artifact, {f"{n}.png": vectors[n] for n in range(count)}
