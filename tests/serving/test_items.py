@@ -1,0 +1,114 @@
+import concurrent.futures
+import dataclasses
+import pathlib
+import sqlite3
+
+import pytest
+
+from serving.release.items import Item, ItemShard, write_items
+from tests.serving.release_builder import make_items
+
+
+def test_items_come_back_as_they_went(tmp_path: pathlib.Path) -> None:
+    items = make_items(2500)
+    assert write_items(tmp_path / "items.sqlite", iter(items)) == 2500
+    shard = ItemShard(tmp_path / "items.sqlite")
+    assert shard.count == 2500
+    assert list(shard) == items
+    assert shard.by_row([2400, 0, 7, 0], thumbnails=True) == [items[2400], items[0], items[7], items[0]]
+    assert shard.by_row(range(2500)) == [dataclasses.replace(item, thumbnail=b"") for item in items]
+    assert shard.by_row([]) == []
+
+
+def test_attributes_keep_their_types(tmp_path: pathlib.Path) -> None:
+    attributes = {"text": "1", "int": 1, "float": 1.0, "bool": True, "no": False, "least": -(2**63), "empty": "", "ü": "ß"}
+    plain = Item("plain", "u", "s", 1, 1)
+    write_items(tmp_path / "items.sqlite", [plain, Item("all", "u", "s", 1, 1, attributes)])
+    found = ItemShard(tmp_path / "items.sqlite").by_row([0, 1])
+    assert [dict(item.attributes) for item in found] == [{}, attributes]
+    assert [type(v) for v in found[1].attributes.values()] == [type(attributes[name]) for name in found[1].attributes]
+
+
+def test_attributes_are_a_table_that_sql_can_filter(tmp_path: pathlib.Path) -> None:
+    write_items(tmp_path / "items.sqlite", make_items(20))
+    query = "SELECT row FROM attributes WHERE name = 'number' AND value >= 18 ORDER BY row"
+    assert sqlite3.connect(tmp_path / "items.sqlite").execute(query).fetchall() == [(18,), (19,)]
+
+
+def test_ids(tmp_path: pathlib.Path) -> None:
+    names = ["b", "a", "ä", "Z", "with ' quote", "a/b.png", "日本"]
+    write_items(tmp_path / "it'ems ?#.sqlite", [Item(name, "u", "s", 1, 1) for name in names])
+    shard = ItemShard(tmp_path / "it'ems ?#.sqlite")
+    assert [shard.row_of(name) for name in names] == list(range(len(names)))
+    assert shard.row_of("c") is None
+    assert [name for _, name in shard.by_id()] == sorted(names)
+
+
+def test_no_items(tmp_path: pathlib.Path) -> None:
+    assert write_items(tmp_path / "items.sqlite", []) == 0
+    shard = ItemShard(tmp_path / "items.sqlite")
+    assert (shard.count, list(shard), shard.row_of("a")) == (0, [], None)
+
+
+def test_the_same_items_give_the_same_bytes(tmp_path: pathlib.Path) -> None:
+    for name in ("a", "b"):
+        write_items(tmp_path / name, make_items(300))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("rows", [[5], [-1], [0, 99]])
+def test_a_row_that_is_not_there(tmp_path: pathlib.Path, rows: list[int]) -> None:
+    write_items(tmp_path / "items.sqlite", make_items(5))
+    with pytest.raises(IndexError, match=rf"row must be in \[0, 5\), got {rows[-1]}"):
+        ItemShard(tmp_path / "items.sqlite").by_row(rows)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**63, None, b"x", [1]])
+def test_an_attribute_that_can_not_be_kept(tmp_path: pathlib.Path, value: object) -> None:
+    with pytest.raises(ValueError, match="attribute 'x' of 'id' must be"):
+        write_items(tmp_path / "items.sqlite", [Item("id", "u", "s", 1, 1, {"x": value})])  # type: ignore[dict-item]
+
+
+def test_duplicate_and_empty_ids(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match=r"rows 0 to 3: UNIQUE constraint failed: items\.item_id"):
+        write_items(tmp_path / "items.sqlite", [*make_items(3), *make_items(1)])
+    with pytest.raises(ValueError, match="item_id must not be empty"):
+        Item("", "u", "s", 1, 1)
+
+
+def test_never_over_an_older_file(tmp_path: pathlib.Path) -> None:
+    write_items(tmp_path / "items.sqlite", make_items(1))
+    with pytest.raises(FileExistsError):
+        write_items(tmp_path / "items.sqlite", make_items(1))
+
+
+def test_what_is_not_there_is_not_made(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        ItemShard(tmp_path / "items.sqlite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_reading_leaves_no_trace_even_where_nothing_can_be_written(tmp_path: pathlib.Path) -> None:
+    write_items(tmp_path / "items.sqlite", make_items(5))
+    before = (tmp_path / "items.sqlite").read_bytes()
+    shard = ItemShard(tmp_path / "items.sqlite")
+    list(shard)
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        shard._connection().execute("DELETE FROM items")
+    shard.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["items.sqlite"]
+    assert (tmp_path / "items.sqlite").read_bytes() == before
+
+
+def test_many_threads_read(tmp_path: pathlib.Path) -> None:
+    items = make_items(200)
+    write_items(tmp_path / "items.sqlite", items)
+    shard = ItemShard(tmp_path / "items.sqlite")
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda row: shard.by_row([row], thumbnails=True)[0], [*range(200)] * 5))
+    assert found == items * 5
+    shard.close()
+    with pytest.raises(sqlite3.ProgrammingError):
+        shard.by_row([0])
+    with pytest.raises(ValueError, match="closed"), concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(shard.by_row, [0]).result()
