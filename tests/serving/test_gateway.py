@@ -310,7 +310,7 @@ def test_a_rollback_is_followed(running: Running) -> None:
     running.encoder.versions = {1: 0, 2: 9}
     second = running.collection.publish(seed=9)
     until(lambda: running.client.get_release().release_id == second)
-    running.collection.rollback(first)
+    running.collection.point_at(first)
     until(lambda: running.client.get_release().release_id == first)
     assert running.client.search(image=png(1)).encoder_version == 1
 
