@@ -11,7 +11,6 @@ PASSED, FAILED, NOT_JUDGED = "passed", "failed", "not judged"
 
 # Families that exist to reconstruct: with enough data each must beat PCA at it.
 RECONSTRUCTING = frozenset({"undercomplete", "deep", "convolutional"})
-PCA_IMAGES = 5_000
 
 _RETRAIN = "Train longer, or with a lower learning rate; look at the loss in TensorBoard."
 _WIDEN = "Train longer or widen the network (encoder.filters), or raise encoder.dimension."
@@ -26,7 +25,8 @@ class GateLimits:
     reported error may fall short of what the pictures show, relative. rank_share: the least effective rank, as the
     share of the way from 1 to PCA's. spread: the least mean squared distance of unit embeddings from their mean.
     dead_share: the most dimensions that may hardly vary. few, some: contents below which means, and retrieval, can't be
-    judged. flat: the pixel variance at or below which images hardly differ.
+    judged. flat: the pixel variance at or below which images hardly differ. pca_contents: contents from which on
+    families that reconstruct must beat PCA at it.
     """
 
     pca: float = 0.05
@@ -40,6 +40,7 @@ class GateLimits:
     few: int = 20
     some: int = 50
     flat: float = 1e-5
+    pca_contents: int = 5_000
 
     def __post_init__(self) -> None:
         for name in ("pca", "served", "served_mse"):
@@ -64,7 +65,7 @@ def judge(
     """Returns every gate. served: what `CURRENT` names, None for nothing; served_problem: why it can't be compared."""
     gates = [_usable(info, measured), _varies(measured, limits), *_collapsed(info, measured, limits)]
     gates += _draws(measured, limits)
-    gates += [_retrieves(measured, limits), _beats_pca(info, measured)]
+    gates += [_retrieves(measured, limits), _beats_pca(info, measured, limits)]
     gates += _not_worse_than_served(measured, limits, served, served_problem)
     return gates
 
@@ -204,12 +205,13 @@ def _retrieves(measured: Measurement, limits: GateLimits) -> Gate:
     return _gate(name, mine >= pca - limits.pca, reason, advice)
 
 
-def _beats_pca(info: TrainingInfo, measured: Measurement) -> Gate:
+def _beats_pca(info: TrainingInfo, measured: Measurement, limits: GateLimits) -> Gate:
     name, r = "reconstructs better than PCA", measured.reconstruction
     if info.family not in RECONSTRUCTING or r.reported is None or r.shown is None:
         return Gate(name, NOT_JUDGED, f"Not asked of the family {info.family!r}.")
-    if measured.contents < PCA_IMAGES:
-        return Gate(name, NOT_JUDGED, f"Asked from {PCA_IMAGES} different images on; there are {measured.contents}.")
+    if measured.contents < limits.pca_contents:
+        reason = f"Asked from {limits.pca_contents} different images on; there are {measured.contents}."
+        return Gate(name, NOT_JUDGED, reason)
     if info.dimension >= info.shape.size:
         return Gate(name, NOT_JUDGED, f"{info.dimension} dimensions hold all of an image's {info.shape.size} numbers.")
     error = _error(r)

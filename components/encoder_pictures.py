@@ -30,16 +30,11 @@ def draw_pictures(sample: Gathered, spectrum: Spectrum) -> dict[str, bytes]:
 def _reconstructions(sample: Gathered, drawn: Pixels) -> bytes:
     count = min(_PAIRS, len(drawn))
     columns = min(8, count)
-    bands = -(-count // columns)
-    figure = Figure(figsize=(columns, 2 * bands + 0.4), dpi=100)
-    for number in range(count):
-        band, column = divmod(number, columns)
-        for offset, image in ((0, sample.pixels[number]), (1, drawn[number])):
-            axes = figure.add_subplot(2 * bands, columns, (2 * band + offset) * columns + column + 1)
-            _show(axes, image)
-            if column == 0:
-                axes.set_ylabel(("input", "output")[offset], fontsize=7)
-    return _png(figure)
+    rows = []
+    for start in range(0, count, columns):
+        shown = slice(start, min(start + columns, count))
+        rows += [list(sample.pixels[shown]), list(drawn[shown])]
+    return _mosaic(rows, ["input", "output"] * (len(rows) // 2))
 
 
 def _errors(sample: Gathered, drawn: Pixels) -> bytes:
@@ -59,14 +54,9 @@ def _retrieval(sample: Gathered) -> bytes:
     own: npt.NDArray[np.int64] = np.arange(asked, dtype=np.int64)
     found = [rows for _, rows in neighbors(space[:asked], space, depth=_NEIGHBORS, exclude=own)]
     rows = np.concatenate(found) if found else np.empty((asked, 0), np.int64)
-    columns = 1 + rows.shape[1]
-    figure = Figure(figsize=(max(columns, 2), 1.2 * asked), dpi=100)
-    for query in range(asked):
-        for column, row in enumerate([query, *rows[query].tolist()]):
-            axes = figure.add_subplot(asked, columns, query * columns + column + 1)
-            _show(axes, sample.pixels[row])
-            axes.set_title("query" if column == 0 else f"{space[query] @ space[row]:.3f}", fontsize=7)
-    return _png(figure)
+    shown = [[query, *rows[query].tolist()] for query in range(asked)]
+    scores = [["", *(f"{space[line[0]] @ space[row]:.3f}" for row in line[1:])] for line in shown]
+    return _mosaic([[sample.pixels[row] for row in line] for line in shown], ["query"] * asked, scores)
 
 
 def _spectrum(spectrum: Spectrum) -> bytes:
@@ -79,10 +69,24 @@ def _spectrum(spectrum: Spectrum) -> bytes:
     return _png(figure)
 
 
-def _show(axes: Any, image: Pixels) -> None:
-    axes.imshow(image if image.shape[2] == 3 else image[:, :, 0], cmap="gray", vmin=0, vmax=255)
-    axes.set_xticks([])
-    axes.set_yticks([])
+def _mosaic(rows: list[list[Pixels]], names: list[str], captions: list[list[str]] | None = None) -> bytes:
+    """Draws images `[H, W, C]` in rows, each row with a name, each image with a caption below it."""
+    height, width, channels = rows[0][0].shape
+    # A gap of a tenth, more below where there is something to say.
+    down, across = height + max(2, height // (3 if captions else 10)), width + max(2, width // 10)
+    columns = max(len(row) for row in rows)
+    canvas = np.full((down * len(rows), across * columns, channels), 255, np.uint8)
+    figure = Figure(figsize=(columns, columns * canvas.shape[0] / canvas.shape[1]), dpi=100)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    for r, row in enumerate(rows):
+        axes.text(-2, r * down + height / 2, names[r], ha="right", va="center", fontsize=8)
+        for c, image in enumerate(row):
+            canvas[r * down : r * down + height, c * across : c * across + width] = image
+            if captions:
+                axes.text(c * across + width / 2, r * down + height, captions[r][c], ha="center", va="top", fontsize=7)
+    axes.imshow(canvas if channels == 3 else canvas[:, :, 0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.set_axis_off()
+    return _png(figure)
 
 
 def _png(figure: Any) -> bytes:
