@@ -1,6 +1,7 @@
 """The manifest of a release: what it holds, what made it, and the sha256 of every byte of it."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -158,7 +159,10 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """Returns the manifest as UTF-8 JSON; raises ValueError where evaluation or lineage hold NaN or infinity."""
-        return (json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+        # There and back once, so that what is hashed is what a reader will find (a key of 10 becomes "10").
+        value = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
+        value["sha256"] = content_sha256(value)
+        return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> "Manifest":
@@ -168,6 +172,9 @@ class Manifest:
             version = value["format_version"]
             if version != FORMAT_VERSION:
                 raise ManifestError(f"format_version must be {FORMAT_VERSION}, got {version!r}.")
+            said = value.pop("sha256")
+            if said != content_sha256(value):
+                raise ManifestError(f"its content has sha256 {content_sha256(value)}, it says {said}.")
             index = dict(value["index"])
             index["shards"] = tuple(
                 Shard(**{**shard, "files": tuple(FileEntry(**entry) for entry in shard["files"])})
@@ -181,6 +188,11 @@ class Manifest:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ManifestError(f"not a release manifest: {error!r}") from error
+
+
+def content_sha256(value: dict[str, Any]) -> str:
+    """Returns the sha256, in hex, that a manifest with this content (a JSON value) carries of itself."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _is_a(name: str, value: Any, kind: type | tuple[type, ...]) -> None:

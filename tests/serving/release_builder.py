@@ -1,5 +1,6 @@
 """Small releases of random unit vectors, published for real, for the tests of everything that reads one."""
 
+import functools
 import io
 import pathlib
 import time
@@ -21,6 +22,7 @@ from serving.storage import open_store
 MODEL = "encoder"
 
 
+@functools.lru_cache
 def png(seed: int = 0, side: int = 16) -> bytes:
     """Returns a canonical image: a grey PNG of noise."""
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side), np.uint8)
@@ -45,7 +47,7 @@ def make_items(n: int, start: int = 0) -> list[Item]:
             width=16,
             height=16 + i % 3,
             attributes={"label": str(i % 10), "number": i, "weight": i / 2, "even": i % 2 == 0},
-            thumbnail=png(i),
+            thumbnail=png(i % 10),
         )
         for i in range(start, start + n)
     ]

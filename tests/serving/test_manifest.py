@@ -7,7 +7,7 @@ import pytest
 
 from serving.release import layout
 from serving.release.encoder_info import EncoderInfo
-from serving.release.manifest import FileEntry, Manifest, ManifestError
+from serving.release.manifest import FileEntry, Manifest, ManifestError, content_sha256
 from tests.serving.release_builder import build_release, make_encoder
 
 SHA = "0" * 64
@@ -27,6 +27,7 @@ def changed(value: dict[str, Any], path: str, to: Any) -> bytes:
     for part in folders:
         place = place[part]
     place[last] = to
+    copy["sha256"] = content_sha256({name: part for name, part in copy.items() if name != "sha256"})
     return json.dumps(copy).encode()
 
 
@@ -84,6 +85,12 @@ def test_a_manifest_that_lies_is_refused(value: dict[str, Any], path: str, to: A
         Manifest.from_json(changed(value, path, to))
 
 
+def test_any_change_shows(value: dict[str, Any]) -> None:
+    for name in ("created", "golden_recall", "evaluation", "lineage", "parent"):
+        with pytest.raises(ManifestError, match="its content has sha256"):
+            Manifest.from_json(json.dumps({**value, name: "x"}).encode())
+
+
 def test_shards_lie_where_the_layout_says(value: dict[str, Any]) -> None:
     shards = value["index"]["shards"]
     with pytest.raises(ManifestError, match="shard 0 of 2 must lie at"):
@@ -100,6 +107,12 @@ def test_nothing_that_json_can_not_hold(value: dict[str, Any]) -> None:
     manifest = Manifest.from_json(json.dumps(value).encode())
     with pytest.raises(ValueError, match="not JSON compliant"):
         dataclasses.replace(manifest, evaluation={"mse": float("nan")}).to_json()
+
+
+def test_keys_that_are_no_strings_are_written_as_such(value: dict[str, Any]) -> None:
+    manifest = Manifest.from_json(json.dumps(value).encode())
+    odd = dataclasses.replace(manifest, evaluation={"recall": {9: 1.0, 10: 0.5}})
+    assert Manifest.from_json(odd.to_json()).evaluation == {"recall": {"9": 1.0, "10": 0.5}}
 
 
 def test_odd_but_harmless_names() -> None:
