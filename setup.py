@@ -46,7 +46,7 @@ setup(
     package_data={"serving": ["protos/**/*.proto"]},
     install_requires=["fsspec", "grpcio", "numpy", "pillow", "protobuf", "pyyaml"],
     extras_require={
-        "client": [],
+        "client": ["grpcio-health-checking", "googleapis-common-protos"],
         "serving": ["scann", "grpcio-health-checking", "grpcio-reflection", "grpcio-status", "prometheus-client"],
         "pipeline": ["tfx==1.16.0", "scann==1.3.2", "tensorflow-serving-api", "grpcio-health-checking", "matplotlib"],
     },
