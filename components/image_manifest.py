@@ -144,9 +144,7 @@ def _json_types(source: Source) -> dict[str, type]:
                 continue
             found = int if isinstance(value, bool) else type(value)
             if not name or found not in (int, float, str):
-                raise ListingError(
-                    f"{source.images}, line {line}: {name!r} must be a number, text or true, got {value!r}."
-                )
+                raise ListingError(f"{source.images}, line {line}: {name!r} must be a number or text, got {value!r}.")
             if found is int and not -(2**63) <= value < 2**63:
                 raise ListingError(f"{source.images}, line {line}: {name!r} must fit 64 bits, got {value}.")
             before = fitting.setdefault(name, found)
