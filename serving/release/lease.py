@@ -168,11 +168,13 @@ def _process(pid: int) -> str:
     try:
         boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = pathlib.Path("/proc/self/ns/pid").readlink()
-        # The 22nd field is the start time; the second is the command in parentheses, which may hold anything.
-        started = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        # The second field is the command in parentheses, which may hold anything; after it come the state and, as the
+        # 22nd, the start time.
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
-    return f"{boot} {namespace} {pid} {started}"
+    # A zombie has ended, only its parent hasn't noticed.
+    return "" if fields[0] in ("Z", "X") else f"{boot} {namespace} {pid} {fields[19]}"
 
 
 def _is_dead(process: str) -> bool:

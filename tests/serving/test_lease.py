@@ -224,5 +224,5 @@ def test_of_many_processes_one_holds(tmp_path: pathlib.Path) -> None:
         process.join()
         assert process.exitcode == 0
     text = log.read_text()
-    assert len(text) >= 20
+    assert len(text) >= 2
     assert text == "[]" * (len(text) // 2)
