@@ -154,10 +154,16 @@ class ItemShard:
             with self._lock:
                 if self._closed:
                     raise ValueError("the items are closed.")
-                connection = sqlite3.connect(self._uri, uri=True, check_same_thread=False)
+                try:
+                    connection = sqlite3.connect(self._uri, uri=True, check_same_thread=False)
+                    self._connections.append(connection)
+                except sqlite3.OperationalError:
+                    if not self._connections:
+                        raise
+                    # Pruned while we hold it. SQLite lets threads share one that is open, one after the other.
+                    connection = self._connections[0]
                 # The file may come from elsewhere: nothing in its schema may call anything.
                 connection.execute("PRAGMA trusted_schema = OFF")
-                self._connections.append(connection)
             self._local.connection = connection
         return connection
 

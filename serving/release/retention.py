@@ -133,10 +133,11 @@ def _unused_encoders(store: Store, kept: list[Listed], bar: float) -> list[str]:
     used = {layout.encoder_folder(r.manifest.encoder.model, r.manifest.encoder.version) for r in kept if r.manifest}
     unused = []
     for model in store.folders(layout.ENCODERS):
-        for version in store.folders(f"{layout.ENCODERS}/{model}"):
+        # What isn't a version is not ours.
+        versions = sorted(int(name) for name in store.folders(f"{layout.ENCODERS}/{model}") if name.isdecimal())
+        for version in versions:
             folder = f"{layout.ENCODERS}/{model}/{version}"
-            # What isn't a version is not ours.
-            if folder not in used and version.isdecimal():
+            if folder not in used:
                 newest = max((stat.modified for stat in store.files(folder)), default=0.0)
                 if newest <= bar:
                     unused.append(folder)
