@@ -69,9 +69,9 @@ class _WriteShard(beam.DoFn):
         self._source, self._options = source, options
         self._examples, self._report = examples, report
 
-    def process(self, element: tuple[int, Iterable[Entry | None]]) -> None:
+    def process(self, element: tuple[int, Iterable[tuple[Any, ...] | None]]) -> None:
         shard, entries = element
-        found = (entry for entry in entries if entry is not None)
+        found = (Entry(*entry) for entry in entries if entry is not None)
         result = write_shard(self._source, self._options, shard, found, self._examples, self._report)
         open_store(self._report).write(_result_file(shard), result_to_json(result).encode())
 
@@ -86,7 +86,7 @@ def IngestCollection(root: Any, source: Source, options: IngestOptions, examples
         root
         | "Source" >> beam.Create([source])
         | "List" >> beam.FlatMap(list_entries)
-        | "ShardOf" >> beam.Map(lambda entry: (shard_of(entry.item_id, options.shards), entry))
+        | "ShardOf" >> beam.Map(lambda entry: (shard_of(entry.item_id, options.shards), entry.to_tuple()))
     )
     # Every shard is written, also one that no item falls into.
     every = root | "EveryShard" >> beam.Create([(shard, None) for shard in range(options.shards)])
