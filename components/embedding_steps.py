@@ -1,7 +1,6 @@
 """The steps that embed a collection, in their order; `components.embedder` connects them."""
 
 import contextlib
-import dataclasses
 import json
 import logging
 import time
@@ -42,18 +41,17 @@ _THUMBNAIL_BYTES = 2**14
 _LOG_SECONDS = 20.0
 
 
-def with_thumbnail(record: Record) -> Item:
-    """Returns the item of `record` with its thumbnail, made from the canonical image."""
-    item, image = record.item, record.image
-    if max(item.width, item.height) <= _THUMBNAIL_SIDE and len(image) <= _THUMBNAIL_BYTES:
+def small_image(record: Record) -> bytes:
+    """Returns the thumbnail of an item, made from its canonical image."""
+    if max(record.width, record.height) <= _THUMBNAIL_SIDE and len(record.image) <= _THUMBNAIL_BYTES:
         # serving.images would say the same, after opening it.
-        return dataclasses.replace(item, thumbnail=image)
+        return record.image
     try:
-        return dataclasses.replace(item, thumbnail=thumbnail(image, _THUMBNAIL_SIDE))
+        return thumbnail(record.image, _THUMBNAIL_SIDE)
     except ImageError as error:
         # Whether such an image is in the collection is for the encoder to say.
-        _log.warning("no thumbnail of %s: %s", item.item_id, error)
-        return item
+        _log.warning("no thumbnail of %s: %s", record.item_id, error)
+        return b""
 
 
 class ItemTable:
@@ -71,17 +69,16 @@ class ItemTable:
         for record in records:
             number = self._records_read
             self._records_read += 1
-            item = record.item
-            row = self.rows.get(item.item_id)
+            row = self.rows.get(record.item_id)
             if row is not None:
                 # The eval split of a tiny collection is its train split once more: held out, but no other item.
                 self.held_out[row] |= record.split == "eval"
                 continue
-            self.rows[item.item_id] = len(self.keys)
+            self.rows[record.item_id] = len(self.keys)
             self.held_out.append(record.split == "eval")
-            self.keys.append(bytes.fromhex(item.sha256))
+            self.keys.append(bytes.fromhex(record.sha256))
             self.records.append(number)
-            yield with_thumbnail(record)
+            yield record.item(small_image(record))
 
 
 class ReadItems(beam.DoFn):

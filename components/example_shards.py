@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ from serving.storage import open_store
 SPLITS = ("train", "eval")
 _FILE = re.compile(r"Split-(\w+)/.*-(\d{5})-of-(\d{5})\.gz")
 _READ_BUFFER = 2**20
+# The features that no item lacks: those named in _record.
+_EVERY_ITEM_HAS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,13 +28,21 @@ class ExampleShard:
     files: tuple[tuple[str, str], ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One item as it was ingested. image: canonical bytes. split: `train` or `eval`. The item has no thumbnail yet."""
+class Record(NamedTuple):
+    """One item as it was ingested. image: canonical bytes. split: `train` or `eval`."""
 
-    item: Item
+    item_id: str
+    uri: str
+    sha256: str
+    width: int
+    height: int
+    attributes: dict[str, Attribute]
     image: bytes
     split: str
+
+    def item(self, thumbnail: bytes) -> Item:
+        """Returns the item with its thumbnail."""
+        return Item(self.item_id, self.uri, self.sha256, self.width, self.height, self.attributes, thumbnail)
 
 
 def list_shards(uri: str) -> list[ExampleShard]:
@@ -66,25 +76,33 @@ def read_images(
 ) -> Iterator[tuple[npt.NDArray[np.int64], tf.Tensor]]:
     """Yields (record numbers int64 `[B]`, canonical images string `[B]`) of the `wanted` records, in order.
 
-    All of it runs inside TensorFlow: Python sees batches, never records.
+    B is `batch_size`, but for the last. All of it runs inside TensorFlow: Python sees batches, never records.
     """
     if not len(wanted):
         return
     mask = np.zeros(int(wanted.max()) + 1, bool)
     mask[wanted] = True
-    chosen = tf.constant(mask)
     spec = {features.IMAGE: tf.io.FixedLenFeature([], tf.string)}
-    images = (
-        _records([file for _, file in shard.files])
-        .enumerate()
-        .take(len(mask))
-        .filter(lambda number, _: chosen[number])
-        .batch(batch_size)
-        .map(lambda numbers, records: (numbers, tf.io.parse_example(records, spec)[features.IMAGE]))
-        .prefetch(2)
-    )
-    for numbers, batch in images:
-        yield numbers.numpy(), batch
+
+    def choose(records: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
+        return tf.io.parse_example(tf.boolean_mask(records, chosen), spec)[features.IMAGE]
+
+    records = _records([file for _, file in shard.files]).batch(batch_size)
+    chosen = tf.data.Dataset.from_tensor_slices(mask).batch(batch_size)
+    # Both end with the last record that is wanted; its batch may be longer than what the mask says of it.
+    images = tf.data.Dataset.zip((records, chosen)).map(lambda r, c: choose(r[: tf.size(c)], c)).prefetch(2)
+    pending: list[tf.Tensor] = []
+    count = done = 0
+    for some in images:
+        pending.append(some)
+        count += len(some)
+        if count >= batch_size:
+            joined = some if len(pending) == 1 else tf.concat(pending, 0)
+            yield wanted[done : done + batch_size], joined[:batch_size]
+            done += batch_size
+            pending, count = [joined[batch_size:]], count - batch_size
+    if count:
+        yield wanted[done : done + count], tf.concat(pending, 0)
 
 
 def _records(files: list[str]) -> tf.data.Dataset:
@@ -92,25 +110,29 @@ def _records(files: list[str]) -> tf.data.Dataset:
 
 
 def _record(serialized: bytes, split: str) -> Record:
-    example = tf.train.Example.FromString(serialized)
-    values: dict[str, Any] = {name: _value(feature) for name, feature in example.features.feature.items()}
+    values = tf.train.Example.FromString(serialized).features.feature
     attributes: dict[str, Attribute] = {}
-    for name, value in values.items():
-        attribute = features.LABEL if name == features.LABEL else features.attribute_name(name)
-        if attribute is not None and value is not None:
-            attributes[attribute] = value.decode() if isinstance(value, bytes) else value
-    item = Item(
-        item_id=values[features.ITEM_ID].decode(),
-        uri=values[features.URI].decode(),
-        sha256=values[features.SHA256].decode(),
-        width=values[features.WIDTH],
-        height=values[features.HEIGHT],
+    if len(values) > _EVERY_ITEM_HAS:
+        for name in values:
+            attribute = features.LABEL if name == features.LABEL else features.attribute_name(name)
+            value = None if attribute is None else _value(values[name])
+            if attribute is not None and value is not None:
+                attributes[attribute] = value
+    return Record(
+        item_id=values[features.ITEM_ID].bytes_list.value[0].decode(),
+        uri=values[features.URI].bytes_list.value[0].decode(),
+        sha256=values[features.SHA256].bytes_list.value[0].decode(),
+        width=values[features.WIDTH].int64_list.value[0],
+        height=values[features.HEIGHT].int64_list.value[0],
         attributes=attributes,
+        image=values[features.IMAGE].bytes_list.value[0],
+        split=split,
     )
-    return Record(item, values[features.IMAGE], split)
 
 
-def _value(feature: Any) -> Any:
+def _value(feature: Any) -> Attribute | None:
     kind = feature.WhichOneof("kind")
     values: Any = getattr(feature, kind).value if kind else ()
-    return values[0] if len(values) else None
+    if not len(values):
+        return None
+    return values[0].decode() if kind == "bytes_list" else values[0]

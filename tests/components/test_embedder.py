@@ -114,6 +114,7 @@ def test_identical_content_is_encoded_once(tmp_path, encoder):
         np.testing.assert_allclose(found[f"{n}.png"][1], expected(encoder, png(n % 5)), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_collection_of_one_content_is_encoded_in_one_call(tmp_path, encoder):
     pictures = [Picture(f"{n}.png", png(0)) for n in range(20)]
     artifact = run(tmp_path / "out", make_examples(tmp_path / "in", pictures, PARTS), encoder)
@@ -145,6 +146,7 @@ def test_what_an_earlier_run_embedded_is_not_encoded_again(tmp_path, encoder):
     assert (report.contents, report.encoded, report.cached) == (20, 5, 15)
 
 
+@pytest.mark.slow
 def test_another_encoder_does_not_use_the_embeddings_of_the_first(tmp_path, encoder):
     root = str(tmp_path / "root")
     examples = make_examples(tmp_path / "in", [Picture(f"{n}.png", png(n)) for n in range(6)])
@@ -155,6 +157,7 @@ def test_another_encoder_does_not_use_the_embeddings_of_the_first(tmp_path, enco
     np.testing.assert_allclose(read_all(artifact.uri)["3.png"][1], expected(other, png(3)), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_costs_time_not_truth(tmp_path, encoder):
     root = tmp_path / "root"
     examples = make_examples(tmp_path / "in", [Picture(f"{n}.png", png(n)) for n in range(10)])
@@ -190,6 +193,7 @@ def test_too_many_bad_images_fail_the_run(tmp_path, encoder):
         run(tmp_path / "out", examples, encoder)
 
 
+@pytest.mark.slow
 def test_a_collection_of_bad_images_fails_whatever_share_may(tmp_path, encoder):
     examples = make_examples(tmp_path / "in", [Picture("a.png", b"no image")], PARTS)
     with pytest.raises(EmbeddingFailed, match="refused 1 of 1"):

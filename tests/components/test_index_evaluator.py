@@ -138,6 +138,7 @@ def test_brute_force_finds_everything(tmp_path, shards):
         assert picture.width > 500
 
 
+@pytest.mark.slow
 def test_there_are_at_most_a_hundred_golden_queries_and_as_many_as_asked(tmp_path):
     embeddings, _ = make_embeddings(tmp_path / "in", 300, held_out=lambda n: True)
     evaluate(tmp_path, embeddings, queries=120)
@@ -160,12 +161,14 @@ def test_a_tree_that_searches_too_few_leaves_fails_and_says_why(tmp_path):
     assert (tmp_path / "evaluation" / "evaluation.png").exists()
 
 
+@pytest.mark.slow
 def test_a_tree_that_searches_all_leaves_passes(tmp_path):
     embeddings, _ = make_embeddings(tmp_path / "in", 1000)
     evaluate(tmp_path, embeddings, index_parameters={**TREE, "leaves_to_search": 40})
     assert read(tmp_path, "evaluation.json")["recall"]["10"] == 1.0
 
 
+@pytest.mark.slow
 def test_the_gate_may_be_lowered(tmp_path):
     embeddings, _ = make_embeddings(tmp_path / "in", 1000)
     evaluate(tmp_path, embeddings, index_parameters=TREE, min_recall=0.05)

@@ -21,6 +21,8 @@ from serving.release.reader import check_encoder, open_release
 from serving.storage import open_store
 from tests.components.tiny import Picture, make_encoder, make_examples, png
 
+pytestmark = pytest.mark.slow
+
 
 def artifact(kind, uri):
     made = kind()
@@ -121,7 +123,7 @@ def test_an_index_below_its_gate_is_refused(tmp_path, built):
     value = json.loads((failed / "evaluation.json").read_text())
     value["gate"].update(met=False, recall=0.5)
     (failed / "evaluation.json").write_text(json.dumps(value))
-    with pytest.raises(RecallTooLow, match="reached 0.5000"):
+    with pytest.raises(RecallTooLow, match=r"reached 0\.5000"):
         run(tmp_path / "root", {**built, "index_evaluation": artifact(IndexEvaluation, failed)}, tmp_path / "out")
     assert read_current(open_store(tmp_path / "root")) is None
 
@@ -131,7 +133,7 @@ def test_nothing_is_published_when_nothing_was_pushed(tmp_path, built):
     with pytest.raises(NothingPushed, match="was not blessed"):
         run(tmp_path / "root", {**built, "pushed_model": pushed}, tmp_path / "out")
     pushed.set_int_custom_property("pushed", 1)
-    with pytest.raises(NothingPushed, match="holds saved_model.pb"):
+    with pytest.raises(NothingPushed, match=r"holds saved_model\.pb"):
         run(tmp_path / "root", {**built, "pushed_model": pushed}, tmp_path / "out")
 
 
