@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from components.metrics import Vectors
@@ -60,6 +61,15 @@ class ExportedEncoder:
         if "serving_default" not in self.signatures:
             raise EncoderError(f"{path} has no signature serving_default, only {sorted(self.signatures)}.")
 
+    def inputs(self, signature: str) -> list[str]:
+        """Returns the names of a signature's inputs, sorted."""
+        return sorted(self._model.signatures[signature].structured_input_signature[1])
+
+    def ask(self, signature: str, **inputs: Sequence[bytes]) -> dict[str, npt.NDArray[Any]]:
+        """Returns a signature's outputs for string tensors `[N]`, whatever they are."""
+        strings = {name: tf.constant(list(values), tf.string) for name, values in inputs.items()}
+        return {name: value.numpy() for name, value in self._model.signatures[signature](**strings).items()}
+
     @property
     def reconstructs(self) -> bool:
         """Whether it has a decoder."""
@@ -69,8 +79,7 @@ class ExportedEncoder:
         """Returns float32 `[N, D]` for canonical images; raises EncoderError where it answers anything else."""
         found: list[Vectors] = [np.empty((0, self.info.dimension), np.float32)]
         for batch in _in_batches(images):
-            outputs = self._model.signatures["serving_default"](image_bytes=tf.constant(batch))
-            embedding = outputs["embedding"].numpy()
+            embedding = self.ask("serving_default", image_bytes=batch)["embedding"]
             if embedding.shape != (len(batch), self.info.dimension) or embedding.dtype != np.float32:
                 wanted = f"float32 [{len(batch)}, {self.info.dimension}]"
                 raise EncoderError(f"embedding must be {wanted}, got {embedding.dtype} {list(embedding.shape)}.")
@@ -83,8 +92,8 @@ class ExportedEncoder:
         pictures: list[Pixels] = [np.empty((0, info.height, info.width, info.channels), np.uint8)]
         errors: list[Vectors] = [np.empty(0, np.float32)]
         for batch in _in_batches(images):
-            outputs = self._model.signatures["reconstruct"](image_bytes=tf.constant(batch))
-            picture, error = outputs["image"].numpy(), outputs["error"].numpy()
+            outputs = self.ask("reconstruct", image_bytes=batch)
+            picture, error = outputs["image"], outputs["error"]
             wanted = (len(batch), info.height, info.width, info.channels)
             if picture.shape != wanted or picture.dtype != np.uint8 or error.shape != wanted[:1]:
                 raise EncoderError(
