@@ -10,6 +10,9 @@ import threading
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 Attribute = str | int | float | bool
 
 # STRICT, so that a column holds what it says; `value` keeps the type it was given, except that SQLite has no booleans.
@@ -21,6 +24,11 @@ CREATE TABLE items (
 CREATE TABLE attributes (
   row INTEGER NOT NULL, name TEXT NOT NULL, value ANY NOT NULL, boolean INTEGER NOT NULL, PRIMARY KEY (row, name)
 ) STRICT, WITHOUT ROWID;
+"""
+# For filters: without these each comparison would read every item, with its thumbnail. They are 4 % of a file.
+_INDEXES = """
+CREATE INDEX attribute_values ON attributes (name, value, boolean);
+CREATE INDEX item_sizes ON items (width, height);
 """
 _COLUMNS = "row, item_id, uri, sha256, width, height"
 _BATCH = 1000  # items written, or read in one go
@@ -84,6 +92,7 @@ def write_items(path: pathlib.Path, items: Iterable[Item]) -> int:
             )
             count += len(batch)
         connection.commit()
+        connection.executescript(_INDEXES)
     return count
 
 
@@ -116,6 +125,21 @@ class ItemShard:
         """Returns the row of an item, or None where the shard doesn't hold it."""
         found = self._connection().execute("SELECT row FROM items WHERE item_id = ?", (item_id,)).fetchone()
         return None if found is None else int(found[0])
+
+    def rows_of(self, item_ids: Sequence[str]) -> dict[str, int]:
+        """Returns the rows of those items that the shard holds."""
+        found: dict[str, int] = {}
+        for start in range(0, len(item_ids), _BATCH):
+            batch = item_ids[start : start + _BATCH]
+            query = f"SELECT item_id, row FROM items WHERE item_id IN ({_marks(batch)})"
+            found.update(self._connection().execute(query, batch))
+        return found
+
+    def rows_where(self, query: str, parameters: Sequence[str | int | float]) -> npt.NDArray[np.int64]:
+        """Returns the rows, int64 `[n]` in any order, that a query finds which selects the column `row`."""
+        # As one string: SQLite makes it without Python's lock, and in a quarter of the time that fetching rows takes.
+        text = self._connection().execute(f"SELECT group_concat(row) FROM ({query})", parameters).fetchone()[0]
+        return np.fromstring(text or "", np.int64, sep=",")
 
     def by_id(self) -> Iterator[tuple[int, str]]:
         """Yields every item's row and id, sorted by id."""
@@ -164,11 +188,13 @@ class ItemShard:
                     connection = self._connections[0]
                 # The file may come from elsewhere: nothing in its schema may call anything.
                 connection.execute("PRAGMA trusted_schema = OFF")
+                # Mapped, reading ten rows costs two thirds of what it costs by read().
+                connection.execute(f"PRAGMA mmap_size = {2**40}")
             self._local.connection = connection
         return connection
 
 
-def _marks(rows: Sequence[int]) -> str:
+def _marks(rows: Sequence[object]) -> str:
     return ",".join("?" * len(rows))
 
 

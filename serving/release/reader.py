@@ -1,19 +1,17 @@
-"""Opens a release, refuses what must not be served, and answers queries over what may be."""
+"""Opens a release, and refuses what must not be served."""
 
-import dataclasses
 import pathlib
 import tempfile
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from serving.index import Embeddings, IndexParameters
+from serving.index import IndexParameters
 from serving.release import layout
 from serving.release.encoder_info import EncoderInfo
-from serving.release.items import Item
 from serving.release.manifest import EncoderRef, Manifest, ManifestError
+from serving.release.release import Neighbor, Release
 from serving.release.shard import LoadedShard, load_shard
 from serving.release.verify import (
     SCORE_TOLERANCE,
@@ -24,86 +22,18 @@ from serving.release.verify import (
 )
 from serving.storage import Store
 
+__all__ = [
+    "Neighbor",
+    "Release",
+    "check_encoder",
+    "golden_recall",
+    "load_release",
+    "open_release",
+    "read_encoder",
+    "read_manifest",
+]
 # What the live encoder must give back of its probe, as a cosine: float32 on other hardware differs by less.
 PROBE_COSINE = 0.9999
-
-
-@dataclasses.dataclass(frozen=True)
-class Neighbor:
-    """A result. item: without its thumbnail. score: exact cosine with the query, in [-1, 1]."""
-
-    item: Item
-    score: float
-
-
-class Release:
-    """A release that may be served. Its methods may be called from any number of threads until it is closed."""
-
-    def __init__(self, manifest: Manifest, encoder_info: EncoderInfo, shards: list[LoadedShard]) -> None:
-        self.manifest = manifest
-        self.encoder_info = encoder_info
-        self._shards = shards
-
-    def search(self, vector: npt.ArrayLike, k: int, *, exclude: str | None = None) -> list[Neighbor]:
-        """Returns the k items most like `vector`, best first, ties by item id; fewer only where there are no more.
-
-        Args:
-          vector: `[D]`, of any length but zero.
-          k: at least 1.
-          exclude: the id of an item to leave out; one that isn't held changes nothing.
-
-        Raises:
-          ValueError: where `vector` has another shape, or NaN, or infinity, or is all zero.
-        """
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}.")
-        query = self._unit(vector)
-        found = []
-        for number, shard in enumerate(self._shards):
-            row = None if exclude is None else shard.items.row_of(exclude)
-            rows, scores = shard.nearest(query, k, row)
-            found.append((number, rows, scores))
-        if len(found) > 1:
-            found = _cut(found, k)
-        neighbors = [
-            Neighbor(item, score)
-            for number, rows, scores in found
-            for item, score in zip(self._shards[number].items.by_row(rows.tolist()), scores.tolist(), strict=True)
-        ]
-        if len(found) > 1:
-            neighbors.sort(key=lambda neighbor: (-neighbor.score, neighbor.item.item_id))
-        return neighbors[:k]
-
-    def get_item(self, item_id: str, thumbnail: bool = False) -> Item | None:
-        """Returns an item, or None where the release doesn't hold it."""
-        shard, row = self._find(item_id)
-        return None if row is None else shard.items.by_row([row], thumbnails=thumbnail)[0]
-
-    def embedding(self, item_id: str) -> Embeddings | None:
-        """Returns the stored embedding of an item, float32 `[D]` of unit length, or None where it isn't held."""
-        shard, row = self._find(item_id)
-        return None if row is None else shard.embedding(row)
-
-    def close(self) -> None:
-        """Frees what the release holds; no search may be running."""
-        for shard in self._shards:
-            shard.items.close()
-
-    def _find(self, item_id: str) -> tuple[LoadedShard, int | None]:
-        shard = self._shards[layout.shard_of(item_id, len(self._shards))]
-        return shard, shard.items.row_of(item_id)
-
-    def _unit(self, vector: npt.ArrayLike) -> Embeddings:
-        with np.errstate(over="ignore"):  # what is too large for a float32 becomes infinite, and is refused below
-            query = np.asarray(vector, np.float32)
-        dimension = self.manifest.encoder.dimension
-        if query.shape != (dimension,):
-            raise ValueError(f"vector must have {dimension} values, got shape {query.shape}.")
-        # In float64, where the square of no float32 overflows or vanishes.
-        norm = float(np.sqrt(np.square(query, dtype=np.float64).sum()))
-        if not 0 < norm < np.inf:
-            raise ValueError(f"vector must be finite and not all zero, got a length of {norm}.")
-        return (query / norm).astype(np.float32)
 
 
 def read_manifest(store: Store, release_id: str) -> Manifest:
@@ -161,22 +91,22 @@ def read_encoder(store: Store, encoder: EncoderRef) -> EncoderInfo:
 def load_release(folder: pathlib.Path, manifest: Manifest, encoder_info: EncoderInfo) -> Release:
     """Returns the release in a local folder, whose files were checked; raises ReleaseRefused where it isn't sound."""
     shards: list[LoadedShard] = []
-    release = Release(manifest, encoder_info, shards)
     try:
         parameters = IndexParameters.from_dict(manifest.index.parameters)
         for number, shard in enumerate(manifest.index.shards):
             place = number, len(manifest.index.shards)
             shards.append(load_shard(folder, shard, manifest.encoder.dimension, parameters, place))
+        release = Release(manifest, encoder_info, shards)
         recall = golden_recall(release)
         if recall < manifest.golden_recall:
             raise ReleaseRefused(
                 f"recall on the golden queries is {recall:.4f}, the manifest asks for {manifest.golden_recall}."
             )
     except (ValueError, TypeError) as error:
-        release.close()
+        _close(shards)
         raise ReleaseRefused(f"index.parameters: {error}") from error
     except ReleaseRefused:
-        release.close()
+        _close(shards)
         raise
     return release
 
@@ -247,10 +177,6 @@ def _made(folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def _cut(found: list[Any], k: int) -> list[Any]:
-    """Returns what may be among the k best over all shards: no less than k, with all equals of the last."""
-    scores = np.concatenate([scores for _, _, scores in found])
-    if len(scores) <= k:
-        return found
-    bar = np.partition(scores, len(scores) - k)[len(scores) - k]
-    return [(number, rows[scores >= bar], scores[scores >= bar]) for number, rows, scores in found]
+def _close(shards: list[LoadedShard]) -> None:
+    for shard in shards:
+        shard.items.close()

@@ -8,10 +8,11 @@ import numpy.typing as npt
 from serving.index import Embeddings, Index, IndexParameters, Rows, load_index
 from serving.release import layout, manifest
 from serving.release.items import ItemShard
-from serving.release.verify import DAMAGE, ReleaseRefused, open_embeddings
+from serving.release.verify import DAMAGE, SCORE_TOLERANCE, ReleaseRefused, open_embeddings
 
 # What an index scores below the last proposal may still score as much when it is computed from the embeddings.
 _MARGIN = 1e-6
+_BLOCK = 65536  # embeddings gathered at a time
 
 
 class LoadedShard:
@@ -22,7 +23,7 @@ class LoadedShard:
         # Without memmap's bookkeeping, which costs more than gathering ten rows.
         self._embeddings = embeddings.view(np.ndarray)
         self._index = index
-        self._ranks = ranks
+        self.ranks = ranks
         self.items = items
         self.count = len(embeddings)
 
@@ -41,11 +42,27 @@ class LoadedShard:
             if exclude is not None:
                 rows = rows[rows != exclude]
             scores = self.score(rows, query)
-            order = np.lexsort((self._ranks[rows], -scores))[:wanted]
+            order = np.lexsort((self.ranks[rows], -scores))[:wanted]
             # Equals of the last one may not have been proposed.
             if proposals >= self.count or scores.min() < scores[order[-1]] - _MARGIN:
                 return rows[order], scores[order]
             proposals *= 4
+
+    def nearest_among(self, query: Embeddings, k: int, rows: Rows) -> tuple[Rows, Embeddings]:
+        """Returns the nearest of `rows`, int64 `[n]`, as `nearest` does, but by comparing every one of them."""
+        if len(rows) > k:
+            # Not a product by BLAS: its threads would fight with the other searches for the processors.
+            about = np.concatenate(
+                [
+                    np.einsum("nd,d->n", self._embeddings[rows[start : start + _BLOCK]], query)
+                    for start in range(0, len(rows), _BLOCK)
+                ]
+            )
+            bar = np.partition(about, len(rows) - k)[len(rows) - k]
+            rows = rows[about >= bar - SCORE_TOLERANCE]
+        scores = self.score(rows, query)
+        order = np.lexsort((self.ranks[rows], -scores))[:k]
+        return rows[order], scores[order]
 
     def score(self, rows: Rows, query: Embeddings) -> Embeddings:
         """Returns the exact cosines of some rows with a query of unit length: float32 `[n]`, in [-1, 1]."""
@@ -53,9 +70,9 @@ class LoadedShard:
         products = (self._embeddings[rows] * query).sum(axis=1)
         return np.clip(products, -1.0, 1.0, out=products)
 
-    def embedding(self, row: int) -> Embeddings:
-        """Returns a copy of one embedding: float32 `[D]`."""
-        return self._embeddings[row].copy()
+    def vectors(self, rows: Rows) -> Embeddings:
+        """Returns copies of some embeddings: float32 `[n, D]`."""
+        return self._embeddings[rows]
 
 
 def load_shard(

@@ -1,0 +1,179 @@
+"""A release in memory: the nearest items, by rows and exact scores, and what is known of an item.
+
+A row is a place in the whole release, in [0, count): its shards one after the other, each in datapoint order.
+"""
+
+import dataclasses
+import heapq
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.index import Embeddings, Rows
+from serving.release import layout
+from serving.release.encoder_info import EncoderInfo
+from serving.release.items import Item
+from serving.release.manifest import Manifest
+from serving.release.shard import LoadedShard
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbor:
+    """A result. item: without its thumbnail. score: exact cosine with the query, in [-1, 1]."""
+
+    item: Item
+    score: float
+
+
+class Release:
+    """A release that may be served. Its methods may be called from any number of threads until it is closed."""
+
+    def __init__(self, manifest: Manifest, encoder_info: EncoderInfo, shards: Sequence[LoadedShard]) -> None:
+        self.manifest = manifest
+        self.encoder_info = encoder_info
+        self._shards = shards
+        self._starts = np.cumsum([0, *(shard.count for shard in shards)])
+        self.count = int(self._starts[-1])
+        self._ranks = shards[0].ranks if len(shards) == 1 else _ranks(shards, self._starts)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every item is compared with every query: `nearest` then misses nothing."""
+        return self.manifest.index.kind != "tree"
+
+    def search(self, vector: npt.ArrayLike, k: int, *, exclude: str | None = None) -> list[Neighbor]:
+        """Returns the k items most like `vector`, best first, ties by item id; fewer only where there are no more.
+
+        Args:
+          vector: `[D]`, of any length but zero.
+          k: at least 1.
+          exclude: the id of an item to leave out; one that isn't held changes nothing.
+
+        Raises:
+          ValueError: where `vector` has another shape, or NaN, or infinity, or is all zero.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}.")
+        query = self.unit(vector)
+        rows, scores = self.nearest(query, k, None if exclude is None else self.row_of(exclude))
+        return [Neighbor(*pair) for pair in zip(self.items(rows.tolist()), scores.tolist(), strict=True)]
+
+    def unit(self, vector: npt.ArrayLike) -> Embeddings:
+        """Returns `vector` with length 1, float32 `[D]`; raises ValueError as `search` does."""
+        with np.errstate(over="ignore"):  # what is too large for a float32 becomes infinite, and is refused below
+            query = np.asarray(vector, np.float32)
+        dimension = self.manifest.encoder.dimension
+        if query.shape != (dimension,):
+            raise ValueError(f"vector must have {dimension} values, got shape {query.shape}.")
+        # In float64, where the square of no float32 overflows or vanishes.
+        wide = query.astype(np.float64)
+        norm = float(np.dot(wide, wide)) ** 0.5
+        if not 0 < norm < np.inf:
+            raise ValueError(f"vector must be finite and not all zero, got a length of {norm}.")
+        return (wide / norm).astype(np.float32)
+
+    def nearest(self, query: Embeddings, k: int, exclude: int | None = None) -> tuple[Rows, Embeddings]:
+        """Returns the rows `[m]` and exact scores `[m]` that the index finds nearest, best first, ties by item id.
+
+        query: float32 `[D]`, of unit length. k: at least 1. exclude: a row to leave out. m is k, or all there are.
+        """
+        if len(self._shards) == 1:
+            return self._shards[0].nearest(query, k, exclude)
+        rows, scores = [], []
+        for shard, start in zip(self._shards, self._starts.tolist(), strict=False):
+            ours = exclude is not None and start <= exclude < start + shard.count
+            found, values = shard.nearest(query, k, exclude - start if ours and exclude is not None else None)
+            rows.append(found + start)
+            scores.append(values)
+        return self._first(np.concatenate(rows), np.concatenate(scores), k)
+
+    def nearest_among(self, query: Embeddings, k: int, rows: Rows) -> tuple[Rows, Embeddings]:
+        """Returns the nearest of `rows`, int64 `[n]` ascending, as `nearest` does, but compares every one of them."""
+        found, scores = [], []
+        bounds = np.searchsorted(rows, self._starts).tolist()
+        for number, shard in enumerate(self._shards):
+            start = int(self._starts[number])
+            nearest, values = shard.nearest_among(query, k, rows[bounds[number] : bounds[number + 1]] - start)
+            found.append(nearest + start)
+            scores.append(values)
+        return self._first(np.concatenate(found), np.concatenate(scores), k)
+
+    def vectors(self, rows: Rows) -> Embeddings:
+        """Returns copies of stored embeddings: float32 `[n, D]`, of unit length."""
+        vectors = np.empty((len(rows), self.manifest.encoder.dimension), np.float32)
+        for shard, start in zip(self._shards, self._starts.tolist(), strict=False):
+            ours = (rows >= start) & (rows < start + shard.count)
+            vectors[ours] = shard.vectors(rows[ours] - start)
+        return vectors
+
+    def where(self, query: str, parameters: Sequence[str | int | float]) -> Mask:
+        """Returns bool `[count]`: whether an SQL query, which selects the column `row` of a shard, finds the row."""
+        mask = np.zeros(self.count, np.bool_)
+        for shard, start in zip(self._shards, self._starts.tolist(), strict=False):
+            mask[shard.items.rows_where(query, parameters) + start] = True
+        return mask
+
+    def items(self, rows: Sequence[int], *, thumbnails: bool = False) -> list[Item]:
+        """Returns the items of some rows, in that order."""
+        if len(self._shards) == 1:
+            return self._shards[0].items.by_row(rows, thumbnails=thumbnails)
+        numbers = (np.searchsorted(self._starts, rows, side="right") - 1).tolist()
+        found: dict[int, Item] = {}
+        for number in set(numbers):
+            ours = [row for row, owner in zip(rows, numbers, strict=True) if owner == number]
+            start = int(self._starts[number])
+            items = self._shards[number].items.by_row([row - start for row in ours], thumbnails=thumbnails)
+            found.update(zip(ours, items, strict=True))
+        return [found[row] for row in rows]
+
+    def row_of(self, item_id: str) -> int | None:
+        """Returns the row of an item, or None where the release doesn't hold it."""
+        number = layout.shard_of(item_id, len(self._shards))
+        row = self._shards[number].items.row_of(item_id)
+        return None if row is None else row + int(self._starts[number])
+
+    def rows_of(self, item_ids: Sequence[str]) -> dict[str, int]:
+        """Returns the rows of those items that the release holds."""
+        owners = [layout.shard_of(item_id, len(self._shards)) for item_id in item_ids]
+        found: dict[str, int] = {}
+        for number in set(owners):
+            ours = [item_id for item_id, owner in zip(item_ids, owners, strict=True) if owner == number]
+            start = int(self._starts[number])
+            found.update((name, row + start) for name, row in self._shards[number].items.rows_of(ours).items())
+        return found
+
+    def get_item(self, item_id: str, thumbnail: bool = False) -> Item | None:
+        """Returns an item, or None where the release doesn't hold it."""
+        row = self.row_of(item_id)
+        return None if row is None else self.items([row], thumbnails=thumbnail)[0]
+
+    def embedding(self, item_id: str) -> Embeddings | None:
+        """Returns the stored embedding of an item, float32 `[D]` of unit length, or None where it isn't held."""
+        row = self.row_of(item_id)
+        return None if row is None else self.vectors(np.array([row]))[0]
+
+    def close(self) -> None:
+        """Frees what the release holds; no search may be running."""
+        for shard in self._shards:
+            shard.items.close()
+
+    def _first(self, rows: Rows, scores: Embeddings, k: int) -> tuple[Rows, Embeddings]:
+        order = np.lexsort((self._ranks[rows], -scores))[:k]
+        return rows[order], scores[order]
+
+
+def _ranks(shards: Sequence[LoadedShard], starts: Rows) -> npt.NDArray[np.int32]:
+    """Returns each row's place among all items sorted by id: int32 `[count]`."""
+    ids = [_ids(shard, start) for shard, start in zip(shards, starts.tolist(), strict=False)]
+    ranks = np.empty(int(starts[-1]), np.int32)
+    for rank, (_, row) in enumerate(heapq.merge(*ids)):
+        ranks[row] = rank
+    return ranks
+
+
+def _ids(shard: LoadedShard, start: int) -> Iterator[tuple[str, int]]:
+    for row, item_id in shard.items.by_id():
+        yield item_id, row + start
