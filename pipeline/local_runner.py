@@ -34,7 +34,10 @@ def run_training(config: PipelineConfig) -> dict[str, Any]:
     before = _last_execution(root / "metadata.sqlite")
     watch = _ComponentWatch()
     absl = logging.getLogger("absl")
+    absl.setLevel(logging.INFO)
     absl.addFilter(watch)
+    # TFT silences absl for a while and gives it another level afterwards: then nobody could follow the rest.
+    absl.setLevel = lambda level: None  # type: ignore[method-assign]
     began = time.monotonic()
     try:
         tfx.orchestration.LocalDagRunner().run(
@@ -42,6 +45,7 @@ def run_training(config: PipelineConfig) -> dict[str, Any]:
         )
     finally:
         absl.removeFilter(watch)
+        del absl.setLevel
     executed = _executed(root / "metadata.sqlite", before)
     summary = {
         "release_id": open_store(config.serving_root).read("CURRENT").decode().strip(),
