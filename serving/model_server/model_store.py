@@ -39,13 +39,14 @@ class VersionStatus:
 class _Version:
     folder: pathlib.Path
     aspired: bool = True
+    loading: bool = False
     attempts: int = 0
     due: float = 0.0
     error: ServingError | None = None
 
 
 class ModelStore:
-    """The models of one server. One thread polls, loads and unloads; any thread may ask.
+    """The models of one server. One thread looks at the folders, one loads and unloads; any thread may ask.
 
     As in TF Serving, a version is reported AVAILABLE after it is, and UNLOADING before it goes; what has ended stays
     listed as END.
@@ -66,25 +67,33 @@ class ModelStore:
         self._available: dict[str, dict[int, Handle]] = {}
         self._next_poll = 0.0
         self._stopping = False
-        self._drains: list[threading.Thread] = []
-        self._thread = threading.Thread(target=self._manage, name="model-store", daemon=True)
+        self._drains: list[tuple[Handle, threading.Thread]] = []
+        self._threads = [
+            threading.Thread(target=target, name=f"model-store{target.__name__}", daemon=True)
+            for target in (self._watch, self._manage)
+        ]
 
     def start(self, configs: Sequence[ModelConfig]) -> None:
         """Begins to load. Raises FAILED_PRECONDITION for a label, as TF Serving does: nothing is available yet."""
         self._configure(configs)
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """Unloads everything, each version when its last request has ended."""
+        """Unloads everything, and cancels what still runs."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join()
-        for model, handles in list(self._available.items()):
-            for version in sorted(handles):
-                self._unload(model, version)
-        for drain in self._drains:
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+        with self._changed:
+            for model, handles in list(self._available.items()):
+                for version in sorted(handles):
+                    self._unload(model, version)
+            drains = list(self._drains)
+        for handle, drain in drains:
+            handle.abandon()
             drain.join()
 
     def reload(self, configs: Sequence[ModelConfig], timeout: float | None) -> None:
@@ -193,26 +202,35 @@ class ModelStore:
         error = managed[number].error if managed else None
         return f"{{name: {name} version: {number}}}" + (f" due to error: {error.message}" if error else "")
 
+    def _watch(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or self._clock() >= self._next_poll, self._until_poll())
+                if self._stopping:
+                    return
+                due = self._clock() >= self._next_poll
+                configs = list(self._configs.values())
+            if due:
+                self._poll(configs)
+
+    def _until_poll(self) -> float | None:
+        return None if self._next_poll == float("inf") else max(0.0, self._next_poll - self._clock())
+
     def _manage(self) -> None:
         while True:
             with self._changed:
                 if self._stopping:
                     return
-                poll = self._clock() >= self._next_poll
-                configs = list(self._configs.values())
-            if poll:
-                self._poll(configs)
-            if not self._act():
-                with self._changed:
-                    if not self._stopping:
-                        self._changed.wait(self._pause())
+                loads = self._next_load()
+                if loads is None:
+                    self._changed.wait(self._until_retry())
+                    continue
+            self._load(*loads)
 
-    def _pause(self) -> float | None:
+    def _until_retry(self) -> float | None:
         now = self._clock()
-        times = [self._next_poll]
-        times += [v.due for versions in self._managed.values() for v in versions.values() if v.aspired and v.due > now]
-        pause = max(0.0, min(times) - now)
-        return None if pause == float("inf") else pause
+        due = [v.due - now for versions in self._managed.values() for v in versions.values() if v.due > now]
+        return min(due, default=None)
 
     def _poll(self, configs: Sequence[ModelConfig]) -> None:
         with self._changed:
@@ -233,13 +251,16 @@ class ModelStore:
                     self._aspire(config.name, {version: found[config.name][version] for version in wanted})
             for name in set(self._managed) - set(self._configs):
                 self._aspire(name, {})
+            self._changed.notify_all()
 
     def _aspire(self, name: str, wanted: dict[int, pathlib.Path]) -> None:
         managed = self._managed.setdefault(name, {})
         for number in list(managed):
             managed[number].aspired = number in wanted
             status = self._status[name][number]
-            if number not in wanted and status.state in (State.START, State.LOADING, State.END):
+            if number in wanted or managed[number].loading:
+                continue
+            if status.state in (State.START, State.LOADING, State.END):
                 # Not loaded, between two attempts, or failed: nothing to unload.
                 del managed[number]
                 self._set(name, VersionStatus(number, State.END, status.error))
@@ -250,22 +271,19 @@ class ModelStore:
         if not managed:
             del self._managed[name]
 
-    def _act(self) -> bool:
-        """Does one thing for one model; returns whether there was one."""
-        with self._changed:
-            if self._stopping:
-                return False
-            actions = [(name, next_action(self._snapshots(name))) for name in self._managed]
-        # Unloading first: it makes room.
-        for name, action in actions:
-            if isinstance(action, Unload):
+    def _next_load(self) -> tuple[str, int, _Version] | None:
+        """Unloads what should go now (it makes room), and returns what to load next."""
+        found = None
+        for name in list(self._managed):
+            while isinstance(action := next_action(self._snapshots(name)), Unload):
                 self._unload(name, action.version)
-                return True
-        for name, action in actions:
-            if isinstance(action, Load):
-                self._load(name, action.version)
-                return True
-        return False
+            if isinstance(action, Load) and found is None:
+                found = (name, action.version, self._managed[name][action.version])
+        if found is not None:
+            name, number, version = found
+            version.loading = True
+            self._set(name, VersionStatus(number, State.LOADING))
+        return found
 
     def _snapshots(self, name: str) -> list[Snapshot]:
         now = self._clock()
@@ -274,10 +292,7 @@ class ModelStore:
             for number, version in self._managed[name].items()
         ]
 
-    def _load(self, name: str, number: int) -> None:
-        with self._changed:
-            version = self._managed[name][number]
-            self._set(name, VersionStatus(number, State.LOADING))
+    def _load(self, name: str, number: int, version: _Version) -> None:
         started = self._clock()
         try:
             servable = self._loader(name, number, version.folder)
@@ -285,6 +300,7 @@ class ModelStore:
             self._failed(name, number, version, from_exception(error))
             return
         with self._changed:
+            version.loading = False
             version.attempts += 1
             self._available[name] = {**self._available.get(name, {}), number: Handle(name, number, servable)}
             self._set(name, VersionStatus(number, State.AVAILABLE))
@@ -292,27 +308,31 @@ class ModelStore:
 
     def _failed(self, name: str, number: int, version: _Version, error: ServingError) -> None:
         with self._changed:
+            version.loading = False
             version.attempts += 1
             version.error = error
-            if version.attempts <= self._options.retries:
+            if not version.aspired:
+                left = "nobody wants it any more"
+                del self._managed[name][number]
+                self._set(name, VersionStatus(number, State.END, error))
+            elif version.attempts <= self._options.retries:
+                left = f"trying again in {self._options.retry_seconds:g} s"
                 version.due = self._clock() + self._options.retry_seconds
                 self._changed.notify_all()
-                left = f"trying again in {self._options.retry_seconds:g} s"
             else:
-                self._set(name, VersionStatus(number, State.END, error))
                 left = "giving up"
+                self._set(name, VersionStatus(number, State.END, error))
         _LOG.error("Model %s version %d can't be loaded, %s: %s", name, number, left, error)
 
     def _unload(self, name: str, number: int) -> None:
-        with self._changed:
-            self._set(name, VersionStatus(number, State.UNLOADING))
-            handles = dict(self._available[name])
-            handle = handles.pop(number)
-            self._available[name] = handles
-            # A request that takes long must not keep other versions from being loaded.
-            drain = threading.Thread(target=self._drain, args=(handle,), name=f"unload-{name}-{number}", daemon=True)
-            self._drains = [*(thread for thread in self._drains if thread.is_alive()), drain]
-            drain.start()
+        self._set(name, VersionStatus(number, State.UNLOADING))
+        handles = dict(self._available[name])
+        handle = handles.pop(number)
+        self._available[name] = handles
+        # A request that takes long must not keep other versions from being loaded.
+        drain = threading.Thread(target=self._drain, args=(handle,), name=f"unload-{name}-{number}", daemon=True)
+        drain.start()
+        self._drains = [*((h, thread) for h, thread in self._drains if thread.is_alive()), (handle, drain)]
 
     def _drain(self, handle: Handle) -> None:
         handle.drain()

@@ -54,7 +54,7 @@ class Servable:
             raise invalid_argument(str(error)) from error
 
     def close(self) -> None:
-        """Frees the variables. No run may be under way."""
+        """Frees the variables, and cancels what still runs."""
         self._session.close()
 
 
@@ -85,6 +85,7 @@ class Handle:
         self.version = version
         self.servable = servable
         self._users = 0
+        self._abandoned = False
         self._changed = threading.Condition()
 
     def acquire(self) -> "Handle":
@@ -102,7 +103,13 @@ class Handle:
             self._changed.notify_all()
 
     def drain(self) -> None:
-        """Waits until nobody uses the servable, then closes it. Nobody new may come."""
+        """Waits until nobody uses the servable (or it is abandoned), then closes it. Nobody new may come."""
         with self._changed:
-            self._changed.wait_for(lambda: self._users == 0)
+            self._changed.wait_for(lambda: self._users == 0 or self._abandoned)
         self.servable.close()
+
+    def abandon(self) -> None:
+        """Lets `drain` close the servable at once: what still runs in it is cancelled."""
+        with self._changed:
+            self._abandoned = True
+            self._changed.notify_all()

@@ -86,13 +86,17 @@ async def serve(options: ServerOptions) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     store = ModelStore(_loader(warmup=options.loading.warmup), options.loading)
+    batches = None if options.batching is None else BatchScheduler(options.batching)
     with concurrent.futures.ThreadPoolExecutor(thread_name_prefix="request") as executor:
         store.start(options.models)
         try:
             if await _loaded(store, stop, executor):
-                await _listen(options, store, stop, executor)
+                await _listen(options, store, batches, stop, executor)
         finally:
+            # In this order: a run that goes on after its time would keep its batch thread.
             await loop.run_in_executor(executor, store.stop)
+            if batches is not None:
+                batches.close()
     _LOG.info("Stopped.")
 
 
@@ -106,9 +110,12 @@ async def _loaded(store: ModelStore, stop: asyncio.Event, executor: concurrent.f
 
 
 async def _listen(
-    options: ServerOptions, store: ModelStore, stop: asyncio.Event, executor: concurrent.futures.Executor
+    options: ServerOptions,
+    store: ModelStore,
+    batches: BatchScheduler | None,
+    stop: asyncio.Event,
+    executor: concurrent.futures.Executor,
 ) -> None:
-    batches = None if options.batching is None else BatchScheduler(options.batching)
     server = grpc.aio.server(
         interceptors=(ErrorInterceptor(),),
         options=(
@@ -139,8 +146,6 @@ async def _listen(
     _LOG.info("Draining: requests that run may take %g s more.", options.drain_seconds)
     await healthy.enter_graceful_shutdown()
     await server.stop(options.drain_seconds)
-    if batches is not None:
-        await asyncio.get_running_loop().run_in_executor(executor, batches.close)
 
 
 def _loader(*, warmup: bool) -> Callable[[str, int, pathlib.Path], Servable]:
