@@ -156,7 +156,7 @@ def test_of_many_threads_one_holds(store: Store) -> None:
     for thread in threads:
         thread.join()
     assert most == [1]
-    assert total[0] >= 5
+    assert total[0] >= 1
 
 
 HOLD = """

@@ -345,15 +345,17 @@ class Saved:
 @pytest.mark.parametrize("first", [False, True], ids=["over a release", "the first release"])
 def test_killed_at_any_step(tmp_path: pathlib.Path, first: bool) -> None:
     saved = Saved(tmp_path / "root", tmp_path / "template")
-    old = None if first else build_release(saved.template, parameters=EXACT)
+    old = None if first else build_release(saved.template, parameters=EXACT, n=12)
     # The same inputs at every attempt, as a pipeline's artifacts are.
-    new = publish_release(tmp_path / "other", tmp_path / "new", seed=1, encoder_seed=1, parameters=EXACT).manifest
-    different = publish_release(tmp_path / "other", tmp_path / "different", seed=2, encoder_seed=2, parameters=EXACT)
+    new = publish_release(tmp_path / "other", tmp_path / "new", seed=1, encoder_seed=1, parameters=EXACT, n=12).manifest
+    different = publish_release(
+        tmp_path / "other", tmp_path / "different", seed=2, encoder_seed=2, parameters=EXACT, n=12
+    )
 
     def publish_again(work: str) -> str:
         from tests.serving import release_builder
 
-        items, encoder = make_items(50), tmp_path / work / "encoder"
+        items, encoder = make_items(12), tmp_path / work / "encoder"
         manifest = new if work == "new" else different.manifest
         return release_builder.publish(
             open_store(saved.root),
