@@ -123,6 +123,7 @@ def test_odd_but_harmless_names() -> None:
 def test_an_encoder_says_what_it_is(tmp_path: pathlib.Path) -> None:
     data = (make_encoder(tmp_path / "encoder") / layout.ENCODER_INFO).read_bytes()
     assert EncoderInfo.from_json(data).to_json() == data
-    for broken in (b"", b"[]", data.replace(b'"format_version": 1', b'"format_version": 9'), data.replace(b"dim", b"x")):
+    other = data.replace(b'"format_version": 1', b'"format_version": 9')
+    for broken in (b"", b"[]", other, data.replace(b"dim", b"x")):
         with pytest.raises(ManifestError):
             EncoderInfo.from_json(broken)

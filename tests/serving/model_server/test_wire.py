@@ -2,10 +2,10 @@
 
 import pytest
 import tensorflow as tf
-from lookalike.tfserving.v1 import tfserving_pb2
 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
 from tensorflow_serving.apis import get_model_status_pb2, model_pb2, predict_pb2, status_pb2
 
+from lookalike.tfserving.v1 import tfserving_pb2
 from serving.model_server import tensors
 
 
@@ -102,7 +102,9 @@ def test_get_model_status():
     )
     pair = []
     for response in (get_model_status_pb2.GetModelStatusResponse(), tfserving_pb2.GetModelStatusResponse()):
-        for version, (state, code, text) in enumerate([(10, 0, ""), (20, 0, ""), (30, 0, ""), (40, 0, ""), (50, 5, "x")]):
+        for version, (state, code, text) in enumerate(
+            [(10, 0, ""), (20, 0, ""), (30, 0, ""), (40, 0, ""), (50, 5, "x")]
+        ):
             entry = response.model_version_status.add(version=version, state=state)
             entry.status.error_code = code
             entry.status.error_message = text
