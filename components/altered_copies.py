@@ -8,10 +8,10 @@ from PIL import Image
 
 KINDS = ("shift", "rotation", "noise", "crop", "jpeg")
 
-_SHIFT = 0.06  # of the side, at most
+_SHIFT = 0.04  # of the side, at most
 _DEGREES = 10.0  # at most
 _NOISE = 0.05  # standard deviation, pixels in [0, 1]
-_CROP = 0.9  # of the side that is kept
+_CROP = 0.93  # of the side that is kept
 _QUALITY = 40
 
 Array = npt.NDArray[np.uint8]

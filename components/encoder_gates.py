@@ -232,7 +232,7 @@ def _not_worse_than_served(
     advice = f"Keep {served}, or retrain. To change over all the same, raise evaluation.served_tolerance."
     mine, theirs = (_mean_recall(measured, space) for space in ("embedding", "served"))
     pairs = [("recall@1 of altered copies", mine, theirs)]
-    if measured.labelled:
+    if measured.labelled_queries >= limits.some:
         score = "map_at_r"
         pairs.append(("mAP@R", measured.labelled["embedding"][score], measured.labelled["served"][score]))
     for what, value, other in pairs:

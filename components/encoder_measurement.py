@@ -19,10 +19,10 @@ _COPY_BLOCK = 256
 
 @dataclasses.dataclass(frozen=True)
 class Reconstruction:
-    """Mean squared errors over the queries, pixels in [0, 1]; encoder's are None where it has no decoder.
+    """Mean squared errors over the images asked, pixels in [0, 1]; encoder's are None where it has no decoder.
 
     reported: what the encoder says. shown: what its pictures say. variation: variance of its pictures' pixels over the
-    queries, 0 where it draws one picture for all.
+    images, 0 where it draws one picture for all.
     """
 
     reported: float | None
@@ -37,13 +37,15 @@ class Reconstruction:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """Everything the gates judge. recall: representation -> kind of copy -> recall@1; labelled: -> score -> mean.
+    """Everything the gates judge. asked: images reconstructed; more than queries where those are few, see SampleLimits.
 
-    Representations: embedding, pca, pixels and, where there is one, served. served_mse: the served encoder's error,
-    where it draws at the same size from as many dimensions.
+    recall: representation -> kind of copy -> recall@1; labelled: -> score -> mean. Representations: embedding, pca,
+    pixels and, where there is one, served. served_mse: the served encoder's error, where it draws at the same size
+    from as many dimensions.
     """
 
     queries: int
+    asked: int
     database: int
     copies: int
     records: int
@@ -79,6 +81,7 @@ def measure(
     comparable = "served" in sample.errors and served is not None and _drawing(served) == _drawing(trial)
     return Measurement(
         queries=sample.queries,
+        asked=sample.asked,
         database=len(sample.pixels),
         copies=len(sample.images),
         records=train.records + evaluation.records,
@@ -100,7 +103,7 @@ def _drawing(encoder: ExportedEncoder) -> tuple[PixelShape, int]:
 
 
 def _reconstruction(sample: Gathered, learned: Pixels, pca: references.PcaReference) -> Reconstruction:
-    asked = sample.pixels[: sample.queries]
+    asked = sample.pixels[: sample.asked]
     pictures, errors = sample.pictures, sample.errors.get("embedding")
     mean = references.mean_image(learned)
     return Reconstruction(

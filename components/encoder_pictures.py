@@ -38,7 +38,7 @@ def _reconstructions(sample: Gathered, drawn: Pixels) -> bytes:
 
 
 def _errors(sample: Gathered, drawn: Pixels) -> bytes:
-    errors = picture_errors(sample.pixels[: sample.queries], drawn)
+    errors = picture_errors(sample.pixels[: sample.asked], drawn)
     figure = Figure(figsize=(6, 2.8), dpi=100)
     axes = figure.add_subplot()
     axes.hist(errors, bins=min(50, max(1, len(errors))), color="#4477aa")

@@ -52,10 +52,15 @@ def render_report(
 
 def _sample(measured: Measurement) -> str:
     source = "the train split (the eval split is empty)" if measured.eval_reuses_train else "the eval split"
+    topped_up = (
+        f" There are so few that {measured.asked} images are reconstructed and copied, with some of the train split."
+        if measured.asked > measured.queries
+        else ""
+    )
     return (
         f"{measured.records} examples. Measured with {measured.queries} queries of {source} against "
         f"{measured.database} different images, and altered copies of {measured.copies} of them. Scores are cosine, "
-        "a query's own image is left out, embeddings come from the exported SavedModel."
+        "a query's own image is left out, embeddings come from the exported SavedModel." + topped_up
     )
 
 
@@ -90,7 +95,7 @@ def _recall(measured: Measurement) -> str:
 def _labelled(measured: Measurement) -> str:
     spaces = [name for name in _SPACES if measured.labelled.get(name)]
     if not spaces:
-        return "<p>The examples have no labels to compare neighbours by.</p>"
+        return "<p>There are no labels that images share, to compare neighbours by.</p>"
     cells = [[title, *(f"{measured.labelled[name][score]:.3f}" for name in spaces)] for score, title in _SCORES.items()]
     title = f"Do neighbours share the label? Means over {measured.labelled_queries} queries"
     return _table(title, ["", *(_SPACES[name] for name in spaces)], cells)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from components import features
 from components.set_digest import SetDigest
 
-_READ_BATCH = 512
+_READ_BATCH = 128
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from serving.release.encoder_info import EncoderInfo
 
 TRAINING_INFO = "assets.extra/lookalike_training.json"
 _BATCH = 256
+_BATCH_NUMBERS = 2**22  # pixels times channels that go in at once, at most
 
 
 class EncoderError(ValueError):
@@ -78,7 +79,7 @@ class ExportedEncoder:
     def embed(self, images: Sequence[bytes]) -> Vectors:
         """Returns float32 `[N, D]` for canonical images; raises EncoderError where it answers anything else."""
         found: list[Vectors] = [np.empty((0, self.info.dimension), np.float32)]
-        for batch in _in_batches(images):
+        for batch in self._batches(images):
             embedding = self.ask("serving_default", image_bytes=batch)["embedding"]
             if embedding.shape != (len(batch), self.info.dimension) or embedding.dtype != np.float32:
                 wanted = f"float32 [{len(batch)}, {self.info.dimension}]"
@@ -91,7 +92,7 @@ class ExportedEncoder:
         info = self.info
         pictures: list[Pixels] = [np.empty((0, info.height, info.width, info.channels), np.uint8)]
         errors: list[Vectors] = [np.empty(0, np.float32)]
-        for batch in _in_batches(images):
+        for batch in self._batches(images):
             outputs = self.ask("reconstruct", image_bytes=batch)
             picture, error = outputs["image"], outputs["error"]
             wanted = (len(batch), info.height, info.width, info.channels)
@@ -103,6 +104,10 @@ class ExportedEncoder:
             pictures.append(picture)
             errors.append(error)
         return np.concatenate(pictures), np.concatenate(errors)
+
+    def _batches(self, images: Sequence[bytes]) -> list[list[bytes]]:
+        size = max(1, min(_BATCH, _BATCH_NUMBERS // self.info.shape.size))
+        return [list(images[start : start + size]) for start in range(0, len(images), size)]
 
 
 def _read_info(path: str) -> TrainingInfo:
@@ -118,7 +123,3 @@ def _read_info(path: str) -> TrainingInfo:
                 known.family, known.dimension, known.height, known.width, known.channels, known.normalised
             )
     raise EncoderError(f"{path} has no {TRAINING_INFO}: it isn't an encoder that our Trainer exported.")
-
-
-def _in_batches(images: Sequence[bytes]) -> list[list[bytes]]:
-    return [list(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]

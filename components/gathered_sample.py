@@ -15,14 +15,17 @@ from components.pixels import Pixels, decode_pixels
 class SampleLimits:
     """How much is measured. queries: from the eval split. database: images searched, queries among them.
 
-    copies: queries of which altered copies are made. pixel_bytes: of the sample's 8-bit pixels; it cuts `database`.
+    copies: images of which altered copies are made. pixel_bytes: of the sample's 8-bit pixels; it cuts `database`, of
+    which queries are then at most a half. least: where the eval split holds fewer, as many are reconstructed and copied
+    with the help of the train split.
     """
 
     queries: int = 2_000
     database: int = 10_000
     copies: int = 1_000
-    pixel_bytes: int = 2**29
+    pixel_bytes: int = 2**28
     seed: int = 20
+    least: int = 50
 
     def __post_init__(self) -> None:
         if not 1 <= self.queries <= self.database:
@@ -33,12 +36,13 @@ class SampleLimits:
 
 @dataclasses.dataclass(frozen=True)
 class Gathered:
-    """The sample in memory: N images, of which the first `queries` are the queries.
+    """The sample in memory: N images. The first `queries` are the queries, the first `asked` were reconstructed.
 
-    labels: int64 `[N]`, a number of its own for an image without one. images: canonical bytes of the first `copies`.
+    labels: int64 `[N]`, a number of its own for an image without one. images: canonical bytes of the first ones.
     """
 
     queries: int
+    asked: int
     item_ids: tuple[str, ...]
     labels: Labels
     label_names: tuple[str | None, ...]
@@ -57,13 +61,14 @@ def gather(
     if not queries.records:
         raise ValueError("there are no examples to evaluate an encoder on.")
     database = min(limits.database, max(1, limits.pixel_bytes // encoders["embedding"].info.shape.size))
-    first = sorted(queries.chosen, key=lambda sha: queries.chosen[sha])[: min(limits.queries, database)]
+    most = min(limits.queries, database if database == limits.database else max(1, database // 2))
+    first = sorted(queries.chosen, key=lambda sha: queries.chosen[sha])[:most]
     others = sorted(set(train.chosen) - set(first), key=lambda sha: train.chosen[sha])[: database - len(first)]
-    collector = _Collector(encoders, first, others, limits.copies)
-    for items in queries.read(frozenset(first)):
-        collector.add(items, drawn=True)
-    for items in train.read(frozenset(others)):
-        collector.add(items, drawn=False)
+    asked = min(max(len(first), limits.least), len(first) + len(others))
+    collector = _Collector(encoders, first, others, asked, min(limits.copies, asked))
+    for split, wanted in ((queries, first), (train, others)):
+        for items in split.read(frozenset(wanted)):
+            collector.add(items)
     return collector.gathered()
 
 
@@ -71,31 +76,38 @@ class _Collector:
     """Fills the arrays of Gathered, a batch at a time: the canonical bytes of most images are not kept."""
 
     def __init__(
-        self, encoders: dict[str, ExportedEncoder], first: Sequence[str], others: Sequence[str], copies: int
+        self,
+        encoders: dict[str, ExportedEncoder],
+        first: Sequence[str],
+        others: Sequence[str],
+        asked: int,
+        copies: int,
     ) -> None:
         self._encoders = encoders
         self._rows = {sha: row for row, sha in enumerate([*first, *others])}
-        self._queries, self._copies = len(first), min(copies, len(first))
+        self._queries, self._asked, self._copies = len(first), asked, copies
         count, shape = len(self._rows), encoders["embedding"].info.shape
         self._pixels = np.empty((count, shape.height, shape.width, shape.channels), np.uint8)
         self._embeddings = {n: np.empty((count, e.info.dimension), np.float32) for n, e in encoders.items()}
-        self._errors = {n: np.empty(len(first), np.float32) for n, e in encoders.items() if e.reconstructs}
-        self._pictures = np.empty_like(self._pixels[: len(first)]) if "embedding" in self._errors else None
+        self._errors = {n: np.empty(asked, np.float32) for n, e in encoders.items() if e.reconstructs}
+        self._pictures = np.empty_like(self._pixels[:asked]) if "embedding" in self._errors else None
         self._labels: list[str | None] = [None] * count
         self._ids = [""] * count
         self._images = [b""] * self._copies
 
-    def add(self, items: Sequence[SampledItem], *, drawn: bool) -> None:
-        """Takes a batch in; drawn: whether it is of queries, which are also reconstructed."""
+    def add(self, items: Sequence[SampledItem]) -> None:
+        """Takes a batch in."""
         at = np.asarray([self._rows[item.sha256] for item in items])
         images = [item.image for item in items]
         self._pixels[at] = decode_pixels(images, self._encoders["embedding"].info.shape)
         for name, encoder in self._encoders.items():
             self._embeddings[name][at] = encoder.embed(images)
-            if drawn and name in self._errors:
-                pictures, self._errors[name][at] = encoder.reconstruct(images)
+            if name in self._errors:
+                drawn = at < self._asked
+                wanted = [image for image, is_drawn in zip(images, drawn.tolist(), strict=True) if is_drawn]
+                pictures, self._errors[name][at[drawn]] = encoder.reconstruct(wanted)
                 if name == "embedding" and self._pictures is not None:
-                    self._pictures[at] = pictures
+                    self._pictures[at[drawn]] = pictures
         for row, item in zip(at.tolist(), items, strict=True):
             self._labels[row], self._ids[row] = item.label, item.item_id
             if row < self._copies:
@@ -105,6 +117,7 @@ class _Collector:
         """Returns what was taken in."""
         return Gathered(
             queries=self._queries,
+            asked=self._asked,
             item_ids=tuple(self._ids),
             labels=_numbered(self._labels),
             label_names=tuple(self._labels),

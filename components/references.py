@@ -18,7 +18,7 @@ from components.pixels import Pixels, reduce_pixels
 # images", 2008).
 RAW_SIDE = 32
 FIT_BYTES = 2**28  # of float32 pixels that PCA is fitted on, at most
-_BLOCK = 512
+_BLOCK_BYTES = 2**25  # of float32 pixels at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,10 +90,8 @@ def constant_errors(pixels: Pixels, constant: npt.NDArray[np.float32]) -> npt.ND
 
 def picture_errors(pixels: Pixels, pictures: Pixels) -> npt.NDArray[np.float64]:
     """Returns the mean squared error `[N]` between images and their reconstructions, both uint8 `[N, H, W, C]`."""
-    errors = [
-        np.square(_flat(pixels[at : at + _BLOCK]) - _flat(pictures[at : at + _BLOCK]), dtype=np.float64).mean(axis=1)
-        for at in range(0, len(pixels), _BLOCK)
-    ]
+    pairs = zip(_flat_blocks(pixels), _flat_blocks(pictures), strict=True)
+    errors = [np.square(left - right, dtype=np.float64).mean(axis=1) for left, right in pairs]
     return np.concatenate([np.empty(0), *errors])
 
 
@@ -107,5 +105,6 @@ def _flat(pixels: Pixels) -> npt.NDArray[np.float32]:
 
 
 def _flat_blocks(pixels: Pixels) -> Iterator[npt.NDArray[np.float32]]:
-    for start in range(0, len(pixels), _BLOCK):
-        yield _flat(pixels[start : start + _BLOCK])
+    rows = max(1, _BLOCK_BYTES // (4 * int(np.prod(pixels.shape[1:]))))
+    for start in range(0, len(pixels), rows):
+        yield _flat(pixels[start : start + rows])

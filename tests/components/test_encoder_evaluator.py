@@ -4,6 +4,7 @@ import re
 import shutil
 
 import pytest
+from tfx import v1 as tfx
 from tfx.types import standard_artifacts
 
 from components.artifacts import EncoderEvaluation
@@ -199,6 +200,54 @@ def test_tiny_collections_fail_nothing_for_lack_of_data(tmp_path, images):
     assert result.blessed
     assert result.measured.eval_reuses_train
     assert any("different images" in gate.reason for gate in result.gates if gate.status == NOT_JUDGED)
+
+
+def test_a_black_model_does_not_pass_on_few_images_either(tmp_path):
+    """Two queries alone could not tell; the train split helps out."""
+    images = digits(30)[0]
+    write_split(tmp_path / "examples", "train", images[:28])
+    write_split(tmp_path / "examples", "eval", images[28:])
+    result = judged(tmp_path, tmp_path / "examples", decoder="black")
+    assert (result.measured.queries, result.measured.asked, result.measured.copies) == (2, 30, 30)
+    assert failures(result) == {
+        "alive: the reconstruction depends on the image",
+        "alive: reconstructs better than predict-the-mean",
+    }
+    (tmp_path / "good").mkdir()
+    assert judged(tmp_path / "good", tmp_path / "examples").blessed
+
+
+def test_pixels_in_memory_are_bounded(tmp_path, examples):
+    limits = SampleLimits(queries=150, database=500, copies=100, pixel_bytes=100 * 16 * 16)
+    result = judged(tmp_path, examples, limits=limits)
+    assert (result.measured.database, result.measured.queries) == (100, 50)
+    assert result.measured.reconstruction.pca_fitted_on == 50
+
+
+@pytest.mark.parametrize("family", ["convolutional", "denoising"])
+def test_with_enough_images_families_that_reconstruct_must_beat_pca(tmp_path, examples, family):
+    encoder = export_encoder(tmp_path / "model", digits(60)[0], dimension=8, family=family)
+    limits = GateLimits(pca_contents=COUNT)
+    result = evaluate(str(encoder), str(examples), limits=LIMITS, gate_limits=limits)
+    assert ("reconstructs better than PCA" in failures(result)) == (family == "convolutional")
+
+
+def test_a_run_of_tfx_fails_and_keeps_the_report(tmp_path, examples):
+    export_encoder(tmp_path / "model" / "Format-Serving", digits(COUNT)[0], decoder="black")
+    model = tfx.dsl.Importer(str(tmp_path / "model"), standard_artifacts.Model).with_id("model")
+    data = tfx.dsl.Importer(str(examples), standard_artifacts.Examples, properties={"split_names": '["train", "eval"]'})
+    evaluator = EncoderEvaluator(model=model.outputs["result"], examples=data.outputs["result"], code="c", database=500)
+    pipeline = tfx.dsl.Pipeline(
+        pipeline_name="test",
+        pipeline_root=str(tmp_path / "runs"),
+        components=[model, data.with_id("examples"), evaluator],
+        metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(str(tmp_path / "db")),
+    )
+    with pytest.raises(RuntimeError, match="The encoder is not blessed") as caught:
+        tfx.orchestration.LocalDagRunner().run(pipeline)
+    report = pathlib.Path(str(caught.value).rpartition("Report: ")[2].strip())
+    assert "Not blessed" in report.read_text()
+    assert not list((tmp_path / "runs" / "EncoderEvaluator" / "blessing").glob("*"))
 
 
 def test_no_examples_at_all_are_an_error(tmp_path):

@@ -15,6 +15,7 @@ RECONSTRUCTION = Reconstruction(
 LABELLED = {"one_nn": 0.97, "five_nn": 0.97, "precision_at_10": 0.95, "map_at_r": 0.6, "map_at_1000": 0.8}
 GOOD = Measurement(
     queries=500,
+    asked=500,
     database=5000,
     copies=500,
     records=5000,
