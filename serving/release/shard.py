@@ -54,7 +54,7 @@ class LoadedShard:
             # Not a product by BLAS: its threads would fight with the other searches for the processors.
             about = np.concatenate(
                 [
-                    np.einsum("nd,d->n", self._embeddings[rows[start : start + _BLOCK]], query)
+                    np.einsum("ij,j->i", self._embeddings[rows[start : start + _BLOCK]], query)
                     for start in range(0, len(rows), _BLOCK)
                 ]
             )

@@ -84,7 +84,7 @@ def open_embeddings(file: pathlib.Path, count: int, dimension: int) -> npt.NDArr
         )
     for start in range(0, count, _BLOCK):
         block = np.asarray(embeddings[start : start + _BLOCK])
-        norms = np.sqrt(np.einsum("nd,nd->n", block, block))
+        norms = np.sqrt(np.einsum("ij,ij->i", block, block))
         # NaN is near nothing.
         wrong = np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE))
         if len(wrong):
