@@ -4,16 +4,10 @@ Ingest and the gateway both call this, so that an image is embedded alike on its
 are not applied: the numbers in the file are the pixels.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import io
-import struct
-import threading
-import warnings
-import zlib
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -30,29 +24,10 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-# Above this many pixels Pillow itself refuses to open an image.
-MOST_PIXELS = 178_956_970
-REASONS = ("empty", "too-large", "not-an-image", "format", "too-many-pixels", "truncated", "corrupt", "pixel-type")
+from serving.images.file_bytes import ends_early, is_plain_jpeg, is_plain_png, signature
+from serving.images.limits import DEFAULT_LIMITS, ImageError, ImageLimits
+from serving.images.pillow_warnings import without_warnings
 
-# How files begin, to tell an image of a format that we don't take from what is no image at all.
-_SIGNATURES = {
-    "JPEG": (b"\xff\xd8\xff",),
-    "PNG": (b"\x89PNG",),
-    "WEBP": (b"RIFF????WEBP",),
-    "GIF": (b"GIF87a", b"GIF89a"),
-    "BMP": (b"BM",),
-    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
-    "ISO media (AVIF, HEIC)": (b"????ftyp",),
-    "JPEG 2000": (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
-    "JPEG XL": (b"\xff\x0a", b"\0\0\0\x0cJXL "),
-    "Photoshop": (b"8BPS",),
-    "Windows icon": (b"\0\0\1\0",),
-    "SVG": (b"<svg",),
-    "portable pixmap": (b"P1\n", b"P2\n", b"P3\n", b"P4\n", b"P5\n", b"P6\n", b"P7\n"),
-    "DirectDraw surface": (b"DDS ",),
-    "OpenEXR": (b"v/1\1",),
-}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -67,64 +42,6 @@ _ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 # A scan of a progressive JPEG costs a pass over the whole image however short it is; real files have about ten.
 _MOST_SCANS = 100
-# The PNG chunks that every decoder understands or may skip; transparency and animation are not among them.
-_PLAIN_CHUNKS = frozenset(
-    name.encode()
-    for name in [
-        "IHDR",
-        "IDAT",
-        "IEND",
-        "gAMA",
-        "cHRM",
-        "sRGB",
-        "iCCP",
-        "sBIT",
-        "pHYs",
-        "tIME",
-        "tEXt",
-        "zTXt",
-        "iTXt",
-        "bKGD",
-        "eXIf",
-    ]
-)
-
-
-class ImageError(ValueError):
-    """Bytes that can't be made canonical. reason: one of REASONS, the same for ever, for reports and clients."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
-        return ImageError, (self.reason, str(self))
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageLimits:
-    """What is accepted. max_bytes: of the file. max_pixels: width times height, read from the header before decoding.
-
-    max_side: pixels; a longer side is scaled down to it. formats: of FORMATS.
-    """
-
-    max_bytes: int = 20 * 2**20
-    max_pixels: int = 50_000_000
-    max_side: int = 1024
-    formats: tuple[str, ...] = FORMATS
-
-    def __post_init__(self) -> None:
-        if self.max_bytes < 1:
-            raise ValueError(f"max_bytes must be at least 1, got {self.max_bytes}.")
-        if not 1 <= self.max_pixels <= MOST_PIXELS:
-            raise ValueError(f"max_pixels must be in [1, {MOST_PIXELS}], got {self.max_pixels}.")
-        if not 1 <= self.max_side <= 16_384:
-            raise ValueError(f"max_side must be in [1, 16384], got {self.max_side}.")
-        if not self.formats or not set(self.formats) <= set(FORMATS):
-            raise ValueError(f"formats must be some of {', '.join(FORMATS)}, got {', '.join(self.formats) or 'none'}.")
-
-
-DEFAULT_LIMITS = ImageLimits()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,16 +69,15 @@ def canonicalize(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Canonical
         raise ImageError("empty", "the file is empty.")
     if len(data) > limits.max_bytes:
         raise ImageError("too-large", f"an image may have {limits.max_bytes} bytes, got {len(data)}.")
-    with _without_warnings():
+    with without_warnings():
         image = _open(data, limits)
         source = str(image.format)
         is_jpeg = source in ("JPEG", "MPO")
         if is_jpeg and data.count(b"\xff\xda") > _MOST_SCANS:
             raise ImageError("corrupt", f"a JPEG may have {_MOST_SCANS} scans.")
         try:
-            if is_jpeg and max(image.size) >= 2 * limits.max_side:
-                # Decodes at a half, a quarter or an eighth, never below twice the side that is kept.
-                image.draft(image.mode, (2 * limits.max_side, 2 * limits.max_side))
+            if is_jpeg:
+                _draft(image, limits.max_side)
             image.load()
             turn = _turn(image)
             if turn is None and max(image.size) <= limits.max_side and _is_canonical(data, source, image.mode):
@@ -183,17 +99,27 @@ def thumbnail(data: bytes, side: int = 96) -> bytes:
     """
     if side < 1:
         raise ValueError(f"side must be at least 1, got {side}.")
-    with _without_warnings():
+    with without_warnings():
         image = _open(data, DEFAULT_LIMITS)
         if max(image.size) <= side and len(data) <= 16_384 and image.format in ("JPEG", "PNG"):
             return data
         try:
-            image.draft(image.mode, (2 * side, 2 * side))
+            _draft(image, side)
             image.load()
             small = _within(_without_alpha(image, data), side)
+        except ImageError:
+            raise
         except Exception as error:  # as in canonicalize
             raise _decoding_error(error, data) from error
         return _saved(small, "JPEG", quality=85)
+
+
+def _draft(image: Image.Image, side: int) -> None:
+    # A JPEG can be decoded at a half, a quarter or an eighth: never below twice the side that is kept.
+    factor = max(image.size) // (2 * side)
+    if factor > 1:
+        width, height = image.size
+        image.draft(image.mode, (width // factor, height // factor))
 
 
 def _open(data: bytes, limits: ImageLimits) -> Image.Image:
@@ -202,7 +128,7 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError("too-many-pixels", f"an image may have {limits.max_pixels} pixels: {error}") from error
     except Exception as error:  # as in canonicalize
-        found = _signature(data)
+        found = signature(data)
         if found is None:
             raise ImageError("not-an-image", "the file is not an image.") from error
         if found not in limits.formats:
@@ -217,34 +143,11 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
     return image
 
 
-def _signature(data: bytes) -> str | None:
-    for name, beginnings in _SIGNATURES.items():
-        for beginning in beginnings:
-            if len(data) >= len(beginning) and all(
-                wanted in (ord("?"), got) for wanted, got in zip(beginning, data, strict=False)
-            ):
-                return name
-    return None
-
-
 def _decoding_error(error: Exception, data: bytes) -> ImageError:
     is_header = isinstance(error, UnidentifiedImageError)
     text = "its header is damaged." if is_header else str(error) or type(error).__name__
-    is_cut = "truncated" in text.lower() or isinstance(error, EOFError) or _ends_early(data)
+    is_cut = "truncated" in text.lower() or isinstance(error, EOFError) or ends_early(data)
     return ImageError("truncated" if is_cut else "corrupt", f"the image can't be decoded: {text}")
-
-
-def _ends_early(data: bytes) -> bool:
-    # What these formats say of their own length, or how they must end. Pillow's message doesn't tell.
-    if data.startswith(b"RIFF"):
-        return len(data) < 8 or int.from_bytes(data[4:8], "little") + 8 > len(data)
-    if data.startswith(b"BM"):
-        return len(data) < 6 or int.from_bytes(data[2:6], "little") > len(data)
-    if data.startswith(b"\x89PNG"):
-        return b"IEND" not in data[-4096:]
-    if data.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" not in data[-4096:]
-    return False
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -258,42 +161,8 @@ def _is_canonical(data: bytes, source: str, mode: str) -> bool:
     if mode not in ("L", "RGB"):
         return False
     if source == "JPEG":
-        return _is_plain_jpeg(data)
-    return source == "PNG" and _is_plain_png(data)
-
-
-def _is_plain_jpeg(data: bytes) -> bool:
-    """Returns whether every decoder takes it: one baseline or progressive frame of 8 bits, and its end marker."""
-    if b"\xff\xd9" not in data[-4096:]:
-        return False
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker in (0xC0, 0xC1, 0xC2):
-            return data[at + 4 : at + 5] == b"\x08"
-        # Fill bytes, restarts and the other kinds of frame (lossless, arithmetic) are left to the re-encoding.
-        if marker in (0xFF, 0x01) or 0xD0 <= marker <= 0xDA or (0xC3 <= marker <= 0xCF and marker != 0xC4):
-            return False
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return False
-
-
-def _is_plain_png(data: bytes) -> bool:
-    """Returns whether every decoder takes it: 8 bits, grey or RGB, only known chunks, each with its right checksum."""
-    if data[24:26] not in (b"\x08\x00", b"\x08\x02"):
-        return False
-    at, view = 8, memoryview(data)
-    while at + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, at)
-        name, end = data[at + 4 : at + 8], at + 8 + length
-        if name not in _PLAIN_CHUNKS or end + 4 > len(data):
-            return False
-        if zlib.crc32(view[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
-            return False
-        if name == b"IEND":
-            return True
-        at = end + 4
-    return False
+        return is_plain_jpeg(data)
+    return source == "PNG" and is_plain_png(data)
 
 
 def _without_alpha(image: Image.Image, data: bytes) -> Image.Image:
@@ -306,10 +175,12 @@ def _without_alpha(image: Image.Image, data: bytes) -> Image.Image:
         image.info["transparency"] = transparent * {2: 85, 4: 17}.get(data[24], 1)
     if image.mode in _ALPHA_MODES or transparent is not None:
         is_grey = image.mode in ("1", "L", "LA", "La")
-        premultiplied = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
-        layer = (image.convert(premultiplied) if premultiplied else image).convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("L" if is_grey else "RGB")
+        layer = image
+        if image.mode not in ("RGBA", "LA"):
+            layer = image.convert("LA" if image.mode == "La" else "RGBA")
+        result = Image.new("L", layer.size, 255) if is_grey else Image.new("RGB", layer.size, (255, 255, 255))
+        result.paste(layer, mask=layer)
+        return result
     if image.mode in ("L", "RGB"):
         return image
     if image.mode in ("I", "F", "LAB"):
@@ -348,29 +219,3 @@ def _saved(image: Image.Image, name: str, **options: int) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, name, **options)
     return buffer.getvalue()
-
-
-_quiet_lock = threading.Lock()
-_quiet_depth = 0
-_quiet_filters = contextlib.ExitStack()
-
-
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Ignores what Pillow warns of: it concerns the file at hand, and the answer to it is an image or an ImageError.
-
-    Python's filters belong to the process: threads that overlap here share one change of them.
-    """
-    global _quiet_depth
-    with _quiet_lock:
-        if not _quiet_depth:
-            _quiet_filters.enter_context(warnings.catch_warnings())
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-        _quiet_depth += 1
-    try:
-        yield
-    finally:
-        with _quiet_lock:
-            _quiet_depth -= 1
-            if not _quiet_depth:
-                _quiet_filters.close()
