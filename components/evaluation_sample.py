@@ -45,9 +45,9 @@ class SplitSample:
         wanted = self.chosen if only is None else {sha: self.chosen[sha] for sha in only if sha in self.chosen}
         if not wanted:
             return
+        items: list[SampledItem] = []
         spec = {**_KEYS, features.IMAGE: _STRING, features.LABEL: tf.io.FixedLenSequenceFeature([], tf.string, True)}
         for batch in _batches(self.files, spec):
-            items = []
             labels = batch[features.LABEL]
             for number, (item_id, sha256) in enumerate(_identities(batch)):
                 # Of several items with one content the sample has the first by id.
@@ -56,8 +56,11 @@ class SplitSample:
                 label = labels[number, 0].decode() if labels.shape[1] and labels[number, 0] else None
                 key = wanted[sha256][0]
                 items.append(SampledItem(key, item_id, sha256, label, bytes(batch[features.IMAGE][number])))
-            if items:
+            if len(items) >= _READ_BATCH:
                 yield items
+                items = []
+        if items:
+            yield items
 
 
 def sample_split(files: Sequence[str], *, limit: int, seed: int) -> SplitSample:

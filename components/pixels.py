@@ -1,7 +1,9 @@
 """Pixels as an exported encoder sees them, for the references it is measured against."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,12 +37,7 @@ class PixelShape:
 
 def decode_pixels(images: Sequence[bytes], shape: PixelShape) -> Pixels:
     """Returns uint8 `[N, H, W, C]` for canonical images: resized (bilinear, antialiased), rounded, as encoders do."""
-    dataset = tf.data.Dataset.from_tensor_slices(list(images))
-    decoded = dataset.map(lambda data: _decode(data, shape), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    result = np.empty((len(images), shape.height, shape.width, shape.channels), np.uint8)
-    for number, pixels in enumerate(decoded.as_numpy_iterator()):
-        result[number] = pixels
-    return result
+    return _decoder(shape)(tf.constant(list(images), tf.string)).numpy()
 
 
 def reduce_pixels(pixels: Pixels, side: int) -> Pixels:
@@ -53,6 +50,16 @@ def reduce_pixels(pixels: Pixels, side: int) -> Pixels:
     blocks = [pixels[start : start + 256] for start in range(0, len(pixels), 256)]
     small = [tf.image.resize(block, size, method="area") for block in blocks]
     return np.concatenate([np.rint(block).astype(np.uint8) for block in small])
+
+
+@functools.lru_cache(maxsize=4)
+def _decoder(shape: PixelShape) -> Any:
+    spec = tf.TensorSpec([shape.height, shape.width, shape.channels], tf.uint8)
+
+    def decode(images: tf.Tensor) -> tf.Tensor:
+        return tf.map_fn(lambda data: _decode(data, shape), images, fn_output_signature=spec, parallel_iterations=16)
+
+    return tf.function(decode, input_signature=[tf.TensorSpec([None], tf.string)])
 
 
 def _decode(data: tf.Tensor, shape: PixelShape) -> tf.Tensor:
