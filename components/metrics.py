@@ -48,7 +48,7 @@ class LabelScores:
 
 def normalize(vectors: npt.NDArray[np.float32]) -> Vectors:
     """Returns rows of unit length, float32 `[N, D]`; a zero row stays zero, and is then like nothing at all."""
-    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
     if not np.isfinite(lengths).all():
         raise ValueError("vectors must be finite, got NaN or infinity.")
     scale = 1.0 / np.where(lengths > 0.0, lengths, 1.0)
@@ -93,8 +93,8 @@ def recall_at(ranks: Rows, k: int) -> Scores:
 def majority_vote(neighbor_labels: Labels) -> Labels:
     """Returns the label most of the k neighbours have, int64 `[Q]`, for labels int64 `[Q, k]`, nearest first.
 
-    A tie goes to the label among the tied ones that the nearest neighbour has. (Cover and Hart, "Nearest neighbor
-    pattern classification", 1967, leaves ties open; scikit-learn takes the smallest label.)
+    A tie goes to the label among the tied ones that the nearest neighbour has. ("Nearest neighbor pattern
+    classification", IEEE Transactions on Information Theory, 1967, leaves ties open; scikit-learn takes the smallest label.)
     """
     votes = (neighbor_labels[:, :, None] == neighbor_labels[:, None, :]).sum(axis=2)
     # argmax takes the first of equals, and they are ordered by nearness.
