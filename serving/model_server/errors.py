@@ -6,6 +6,8 @@ import tensorflow as tf
 # TF Serving cuts what it sends as a status message, so that it fits the HTTP/2 trailers.
 MESSAGE_LIMIT = 1024
 _TRUNCATED = "...TRUNCATED"
+# What TensorFlow's Python puts before the message that its C++, and so TF Serving, has.
+_PYTHON_PREFIX = "Graph execution error:\n\n"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -38,7 +40,8 @@ def from_exception(error: Exception) -> ServingError:
     if isinstance(error, ServingError):
         return error
     if isinstance(error, tf.errors.OpError):
-        return ServingError(_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), error.message)
+        code = _CODES.get(error.error_code, grpc.StatusCode.UNKNOWN)
+        return ServingError(code, error.message.removeprefix(_PYTHON_PREFIX))
     return ServingError(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
 
 

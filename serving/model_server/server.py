@@ -88,8 +88,8 @@ async def serve(options: ServerOptions) -> None:
     store = ModelStore(_loader(warmup=options.loading.warmup), options.loading)
     batches = None if options.batching is None else BatchScheduler(options.batching)
     with concurrent.futures.ThreadPoolExecutor(thread_name_prefix="request") as executor:
-        store.start(options.models)
         try:
+            store.start(options.models)
             if await _loaded(store, stop, executor):
                 await _listen(options, store, batches, stop, executor)
         finally:

@@ -93,28 +93,23 @@ def test_predict_response():
     assert_same(*pair)
 
 
+# State, error code and message of every version.
+STATUSES = [(10, 0, ""), (20, 0, ""), (30, 0, ""), (40, 0, ""), (50, 5, "x")]
+
+
 def test_get_model_status():
-    assert_same(
-        *(
-            spec_of(message)
-            for message in (get_model_status_pb2.GetModelStatusRequest(), tfserving_pb2.GetModelStatusRequest())
-        )
-    )
+    pair = [get_model_status_pb2.GetModelStatusRequest(), tfserving_pb2.GetModelStatusRequest()]
+    for request in pair:
+        spec(request.model_spec, name="encoder", version=7)
+    assert_same(*pair)
     pair = []
     for response in (get_model_status_pb2.GetModelStatusResponse(), tfserving_pb2.GetModelStatusResponse()):
-        for version, (state, code, text) in enumerate(
-            [(10, 0, ""), (20, 0, ""), (30, 0, ""), (40, 0, ""), (50, 5, "x")]
-        ):
+        for version, (state, code, text) in enumerate(STATUSES):
             entry = response.model_version_status.add(version=version, state=state)
             entry.status.error_code = code
             entry.status.error_message = text
         pair.append(response)
     assert_same(*pair)
-
-
-def spec_of(message):
-    spec(message.model_spec, name="encoder", version=7)
-    return message
 
 
 COPIES = [
