@@ -94,7 +94,8 @@ def majority_vote(neighbor_labels: Labels) -> Labels:
     """Returns the label most of the k neighbours have, int64 `[Q]`, for labels int64 `[Q, k]`, nearest first.
 
     A tie goes to the label among the tied ones that the nearest neighbour has. ("Nearest neighbor pattern
-    classification", IEEE Transactions on Information Theory, 1967, leaves ties open; scikit-learn takes the smallest label.)
+    classification", IEEE Transactions on Information Theory, 1967, leaves ties open; scikit-learn takes the smallest
+    label.)
     """
     votes = (neighbor_labels[:, :, None] == neighbor_labels[:, None, :]).sum(axis=2)
     # argmax takes the first of equals, and they are ordered by nearness.
