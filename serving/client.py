@@ -2,92 +2,48 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lookalike.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
-from serving import attributes
+from serving import failures, filter_language, filter_messages
+from serving.answers import Answer, Embedding, Item, Neighbor, Release, to_answer, to_item, to_release
+from serving.failures import QueryFailed
+from serving.filter_language import FilterSyntaxError
+from serving.filters import Filter
 
+__all__ = [
+    "Answer",
+    "Client",
+    "Embedding",
+    "FilterSyntaxError",
+    "Item",
+    "Neighbor",
+    "Query",
+    "QueryFailed",
+    "Release",
+]
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 # A thousand neighbours with their attributes are more than gRPC's default of 4 MiB.
 _OPTIONS = (("grpc.max_receive_message_length", 64 * 2**20),)
 
 
-class QueryFailed(Exception):
-    """The gateway said no, or could not be reached. `str()` is for people, the rest for programs.
-
-    code: gRPC's, like `INVALID_ARGUMENT`. reason: finer and stable, like `ENCODER_UNAVAILABLE`; empty where the
-    gateway didn't answer itself. field: of the request, where it was that. retry_seconds: when asking again may help.
-    """
-
-    def __init__(self, code: str, message: str, reason: str, field: str, retry_seconds: float | None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.reason = reason
-        self.field = field
-        self.retry_seconds = retry_seconds
-
-
 @dataclasses.dataclass(frozen=True)
-class Item:
-    """An image of the collection. width, height: pixels. thumbnail: PNG or JPEG, empty unless asked for."""
+class Query:
+    """A query of a batch: as the arguments of `Client.search`."""
 
-    item_id: str
-    uri: str
-    sha256: str
-    width: int
-    height: int
-    attributes: Mapping[str, str | int | float | bool]
-    thumbnail: bytes
-
-
-@dataclasses.dataclass(frozen=True)
-class Neighbor:
-    """A result. score: cosine, in [-1, 1]."""
-
-    item: Item
-    score: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """Neighbours, best first, and who gave them. Seconds are the gateway's, by step."""
-
-    neighbors: tuple[Neighbor, ...]
-    release_id: str
-    encoder_version: int
-    decode_seconds: float
-    encode_seconds: float
-    search_seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Embedding:
-    """An image's embedding, D values."""
-
-    values: tuple[float, ...]
-    release_id: str
-    encoder_version: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Release:
-    """What is served. created: seconds since the epoch. parent: empty for the first."""
-
-    release_id: str
-    created: float
-    parent: str
-    encoder_model: str
-    encoder_version: int
-    encoder_digest: str
-    dimension: int
-    index_kind: str
-    count: int
+    image: bytes | None = None
+    vector: Sequence[float] | None = None
+    item_id: str | None = None
+    k: int = 10
+    min_score: float | None = None
+    filter: Filter | str | None = None
+    collapse: float | None = None
+    release_id: str = ""
 
 
 class Client:
@@ -108,53 +64,62 @@ class Client:
         vector: Sequence[float] | None = None,
         item_id: str | None = None,
         k: int = 10,
+        min_score: float | None = None,
+        filter: Filter | str | None = None,
+        collapse: float | None = None,
+        release_id: str = "",
     ) -> Answer:
-        """Returns the `k` items most like an image (a file's bytes), a vector, or an item, which is left out itself."""
-        given = {"image": image, "vector": vector, "item_id": item_id}
-        query: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        if len(query) != 1:
-            raise TypeError(f"exactly one of image, vector, item_id must be given, got {', '.join(query) or 'none'}.")
-        try:
-            if vector is not None:
-                query["vector"] = retrieval_pb2.Vector(values=vector)
-            request = retrieval_pb2.SearchRequest(k=k, **query)
-        except ValueError as error:
-            # An int that isn't an int32, a string that isn't Unicode: the wire can't even carry it.
-            raise QueryFailed("INVALID_ARGUMENT", str(error), "INVALID_QUERY", "", None) from error
-        response = self._call(self._stub.Search, request)
-        return Answer(
-            tuple(Neighbor(_item(n.item), n.score) for n in response.neighbors),
-            response.release_id,
-            response.encoder_version,
-            response.timings.decode_seconds,
-            response.timings.encode_seconds,
-            response.timings.search_seconds,
-        )
+        """Returns the `k` items most like an image (a file's bytes), a vector, or an item, which is left out itself.
 
-    def encode(self, image: bytes) -> Embedding:
+        min_score: leaves out what scores lower. filter: which items may be in the answer, also as text such as
+        `label = "9" and width >= 20` (FilterSyntaxError where it is none). collapse: the cosine from which results
+        count as near-duplicates, of which only the best is returned. release_id: the release that must answer.
+        """
+        query = Query(image, vector, item_id, k, min_score, filter, collapse, release_id)
+        return to_answer(self._call(self._stub.Search, _request(query)))
+
+    def batch_search(self, queries: Sequence[Query], *, release_id: str = "") -> list[Answer | QueryFailed]:
+        """Returns for each query its answer, or why there is none; all are answered from one release."""
+        requests = [_request(query) for query in queries]
+        request = retrieval_pb2.BatchSearchRequest(requests=requests, release_id=release_id)
+        return [
+            failures.from_status(result.error) if result.HasField("error") else to_answer(result.response)
+            for result in self._call(self._stub.BatchSearch, request).results
+        ]
+
+    def encode(self, image: bytes, *, release_id: str = "") -> Embedding:
         """Returns the embedding of an image file's bytes."""
-        response = self._call(self._stub.Encode, retrieval_pb2.EncodeRequest(image=image))
+        request = retrieval_pb2.EncodeRequest(image=image, release_id=release_id)
+        response = self._call(self._stub.Encode, request)
         return Embedding(tuple(response.embedding.values), response.release_id, response.encoder_version)
 
-    def get_item(self, item_id: str, *, thumbnail: bool = False) -> Item:
+    def get_item(self, item_id: str, *, thumbnail: bool = False, release_id: str = "") -> Item:
         """Returns one item of the release."""
-        request = retrieval_pb2.GetItemRequest(item_id=item_id, thumbnail=thumbnail)
-        return _item(self._call(self._stub.GetItem, request).item)
+        request = retrieval_pb2.GetItemRequest(item_id=item_id, thumbnail=thumbnail, release_id=release_id)
+        return to_item(self._call(self._stub.GetItem, request).item)
 
-    def get_release(self) -> Release:
-        """Returns what is being served."""
-        release = self._call(self._stub.GetRelease, retrieval_pb2.GetReleaseRequest()).release
-        return Release(
-            release.release_id,
-            release.created_seconds,
-            release.parent,
-            release.encoder_model,
-            release.encoder_version,
-            release.encoder_digest,
-            release.dimension,
-            release.index_kind,
-            release.count,
-        )
+    def batch_get_items(
+        self, item_ids: Sequence[str], *, thumbnails: bool = False, release_id: str = ""
+    ) -> list[Item | None]:
+        """Returns items of the release in the order of `item_ids`, None for those that it doesn't have."""
+        request = retrieval_pb2.BatchGetItemsRequest(item_ids=item_ids, thumbnails=thumbnails, release_id=release_id)
+        response = self._call(self._stub.BatchGetItems, request)
+        return [to_item(result.item) if result.HasField("item") else None for result in response.results]
+
+    def get_release(self, release_id: str = "") -> Release:
+        """Returns what is being served, or one release."""
+        request = retrieval_pb2.GetReleaseRequest(release_id=release_id)
+        return to_release(self._call(self._stub.GetRelease, request).release)
+
+    def list_releases(self, *, page_size: int = 0) -> Iterator[Release]:
+        """Yields the releases of the serving root and of this gateway, newest first, a page at a time."""
+        request = retrieval_pb2.ListReleasesRequest(page_size=page_size)
+        while True:
+            response = self._call(self._stub.ListReleases, request)
+            yield from map(to_release, response.releases)
+            request.page_token = response.next_page_token
+            if not request.page_token:
+                return
 
     def is_serving(self, service: str = "lookalike.retrieval.v1.RetrievalService") -> bool:
         """Returns whether a service says it is healthy; `lookalike.encoder` is the encoder."""
@@ -188,26 +153,27 @@ class Client:
         try:
             return method(request, timeout=self._timeout)
         except grpc.RpcError as error:
-            raise self._failed(error) from error
-
-    def _failed(self, error: Any) -> QueryFailed:
-        status = status_pb2.Status()
-        for key, value in error.trailing_metadata() or ():
-            if key == "grpc-status-details-bin":
-                status.ParseFromString(value)
-        info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
-        for detail in status.details:
-            for message in (info, bad, retry):
-                if detail.Is(message.DESCRIPTOR):
-                    detail.Unpack(message)
-        text = error.details() or error.code().name
-        if not status.details:
-            text = f"no answer from the gateway at {self._address}: {text}"
-        field = bad.field_violations[0].field if bad.field_violations else ""
-        wait = retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None
-        return QueryFailed(error.code().name, text, info.reason, field, wait)
+            raise failures.from_error(error, self._address) from error
 
 
-def _item(message: Any) -> Item:
-    values = {name: attributes.from_message(value) for name, value in message.attributes.items()}
-    return Item(message.item_id, message.uri, message.sha256, message.width, message.height, values, message.thumbnail)
+def _request(query: Query) -> Any:
+    given = {"image": query.image, "vector": query.vector, "item_id": query.item_id}
+    fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if len(fields) != 1:
+        raise TypeError(f"exactly one of image, vector, item_id must be given, got {', '.join(fields) or 'none'}.")
+    if query.filter is not None:
+        parsed = filter_language.parse(query.filter) if isinstance(query.filter, str) else query.filter
+        fields["filter"] = filter_messages.to_message(parsed)
+    try:
+        if query.vector is not None:
+            fields["vector"] = retrieval_pb2.Vector(values=query.vector)
+        return retrieval_pb2.SearchRequest(
+            k=query.k,
+            min_score=query.min_score,
+            collapse_score=query.collapse,
+            release_id=query.release_id,
+            **fields,
+        )
+    except ValueError as error:
+        # An int that isn't an int32, a string that isn't Unicode: the wire can't even carry it.
+        raise QueryFailed("INVALID_ARGUMENT", str(error), "INVALID_QUERY", "", None) from error

@@ -22,6 +22,9 @@ class GatewayConfig:
     insecure: listen beyond loopback although nothing is encrypted or authenticated.
     cache: where releases of an object store are copied to and verified.
     poll_seconds: how often CURRENT and the encoder are looked at.
+    keep_releases, keep_seconds: how many releases stay in memory after another took over, and for how long, to answer
+      queries that pin them, and for a rollback at once. Each takes as much memory as the served one.
+    cached_items: items of each held release that are kept ready for answers, some hundred bytes each.
     request_seconds: the longest a request may take, whatever deadline the client gives.
     workers: threads for decoding and searching. queue: requests that may wait for one.
     drain_seconds: between NOT_SERVING and refusing connections, for load balancers to notice.
@@ -37,6 +40,9 @@ class GatewayConfig:
     insecure: bool = False
     cache: str | None = None
     poll_seconds: float = 1.0
+    keep_releases: int = 1
+    keep_seconds: float = 600.0
+    cached_items: int = 20_000
     request_seconds: float = 30.0
     workers: int = 2
     queue: int = 64
@@ -52,6 +58,9 @@ class GatewayConfig:
         _check_range("port", self.port, 0, 65535)
         _check_range("workers", self.workers, 1, 256)
         _check_range("queue", self.queue, 0, 100_000)
+        _check_range("keep_releases", self.keep_releases, 0, 16)
+        _check_range("keep_seconds", self.keep_seconds, 0, 30 * 86400)
+        _check_range("cached_items", self.cached_items, 0, 100_000_000)
         _check_range("poll_seconds", self.poll_seconds, 0.01, 3600)
         _check_range("request_seconds", self.request_seconds, 0.01, 3600)
         _check_range("drain_seconds", self.drain_seconds, 0, 3600)

@@ -5,6 +5,9 @@
   x ImagesRejected
   x ItemNotFound
   x NoRelease
+  x ReleaseNotHeld
+  x ReleaseNotFound
+  x StoreUnavailable
   x EncoderUnavailable
   x EncoderFault
   x Overloaded
@@ -52,6 +55,26 @@ class ItemNotFound(RetrievalError):
 
 class NoRelease(RetrievalError):
     """Nothing is served yet: the first release is missing, being loaded, or refused. Asking later may help."""
+
+
+class ReleaseNotHeld(RetrievalError):
+    """The release that the request pins can't answer here (any more, or yet); another one is served."""
+
+    def __init__(self, release_id: str, served: str) -> None:
+        super().__init__(f"release {release_id[:256]!r} is not held; {served} is served.")
+        self.release_id = release_id
+
+
+class ReleaseNotFound(RetrievalError):
+    """Neither the gateway nor its serving root has such a release."""
+
+    def __init__(self, release_id: str) -> None:
+        super().__init__(f"there is no release {release_id[:256]!r}.")
+        self.release_id = release_id
+
+
+class StoreUnavailable(RetrievalError):
+    """The serving root can't be read now. Only listing releases needs it; retry later."""
 
 
 class EncoderUnavailable(RetrievalError):

@@ -12,12 +12,17 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from lookalike.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
+from serving import conversion
+from serving.catalog import Catalog
 from serving.config import GatewayConfig
+from serving.embedding import Embedder
 from serving.health import SERVICE, Health
 from serving.held import Held
 from serving.images import ImageLimits
 from serving.release.layout import CURRENT
+from serving.release.release import Release
 from serving.retrieval import Retrieval
+from serving.searcher import Searcher
 from serving.service import RetrievalServicer
 from serving.status import AbortingInterceptor
 from serving.storage import LocalStore, open_store
@@ -41,15 +46,18 @@ class Gateway:
         if cache is None and store.local_path(CURRENT) is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="lookalike-gateway-")
             cache = pathlib.Path(self._temporary.name)
-        self._held = Held()
+        self._held = Held(keep_releases=config.keep_releases, keep_seconds=config.keep_seconds)
         self._workers = Workers(config.workers, config.queue)
         self._encoder = TfServingEncoder(config.encoder)
-        self._watcher = Watcher(store, self._held, self._encoder, cache=cache)
+        self._watcher = Watcher(store, self._held, self._encoder, self._prepare, cache=cache)
         self._health = Health()
         self._tasks: list[asyncio.Task[None]] = []
         self._server = grpc.aio.server(interceptors=[AbortingInterceptor(SERVICE)], options=_options(limits))
-        retrieval = Retrieval(self._held, self._encoder, self._workers, limits)
-        servicer = RetrievalServicer(retrieval, config.request_seconds)
+        catalog = Catalog(
+            store, self._held, self._workers, refused=self._watcher.refused, current=lambda: self._watcher.wanted
+        )
+        retrieval = Retrieval(self._held, Embedder(self._encoder, self._workers, limits), self._workers)
+        servicer = RetrievalServicer(retrieval, catalog, config.request_seconds)
         retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)
         if config.reflection:
@@ -89,6 +97,9 @@ class Gateway:
         self._held.flip(None)
         if self._temporary is not None:
             self._temporary.cleanup()
+
+    def _prepare(self, release: Release) -> Searcher[bytes]:
+        return Searcher(release, conversion.render, cached_items=self._config.cached_items)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         # Held on to: the loop itself keeps only a weak reference.

@@ -4,186 +4,184 @@ D: the dimension of the release's embeddings.
 """
 
 import contextlib
-import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from serving import errors
 from serving.deadline import Deadline
-from serving.encoder import Encoder
+from serving.embedding import Embedder
 from serving.held import Held, Holding
-from serving.images import ImageError, ImageLimits, canonicalize
+from serving.query import Query, Vector, check_item_ids
 from serving.release.items import Item
-from serving.release.manifest import Manifest
-from serving.release.reader import Neighbor
+from serving.results import BatchResult, EncodeResult, Hit, ItemsResult, SearchResult, Timings
+from serving.searcher import Found
 from serving.workers import Workers
 
-MAX_K = 1000
-Vector = npt.NDArray[np.float32]
+# What takes no longer is done at once: handing it to a thread and back costs as much.
+INLINE_SECONDS = 0.0005
+INLINE_K = 100
 T = TypeVar("T")
-
-
-@dataclasses.dataclass(frozen=True)
-class Query:
-    """Exactly one of image (a file's bytes), vector (float32 `[D]`, any length but 0) and item_id; k in [1, 1000]."""
-
-    k: int
-    image: bytes | None = None
-    vector: Vector | None = None
-    item_id: str | None = None
-
-    def __post_init__(self) -> None:
-        given = [name for name in ("image", "vector", "item_id") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise errors.InvalidQuery(
-                "query", f"exactly one of image, vector, item_id must be set, got {', '.join(given) or 'none'}."
-            )
-        if not 1 <= self.k <= MAX_K:
-            raise errors.InvalidQuery("k", f"k must be in [1, {MAX_K}], got {self.k}.")
-        if self.item_id == "":
-            raise errors.InvalidQuery("item_id", "item_id must not be empty.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Timings:
-    """Seconds spent, by step; 0 for a step that the query didn't need."""
-
-    decode: float = 0.0
-    encode: float = 0.0
-    search: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchResult:
-    """An answer, best first, and the pair of encoder and index that gave it."""
-
-    neighbors: list[Neighbor]
-    release_id: str
-    encoder_version: int
-    timings: Timings
-
-
-@dataclasses.dataclass(frozen=True)
-class EncodeResult:
-    """An image's embedding, float32 `[D]`, as the encoder gave it."""
-
-    embedding: Vector
-    release_id: str
-    encoder_version: int
-
-
-@dataclasses.dataclass(frozen=True)
-class ItemResult:
-    """An item of the release that is named."""
-
-    item: Item
-    release_id: str
+# What was found, the items of its rows, and for each the ids of those that were collapsed into it.
+_Answer = tuple[Found, Sequence[Any], Sequence[Sequence[str]]]
 
 
 class Retrieval:
-    """Answers queries. Each takes the current release once, at its start, and finishes on it."""
+    """Answers queries. Each takes its release once, at its start, and finishes on it."""
 
-    def __init__(self, held: Held, encoder: Encoder, workers: Workers, limits: ImageLimits | None = None) -> None:
+    def __init__(self, held: Held, embedder: Embedder, workers: Workers) -> None:
         self._held = held
-        self._encoder = encoder
+        self._embedder = embedder
         self._workers = workers
-        self._limits = limits or ImageLimits()
 
     async def search(self, query: Query, deadline: Deadline) -> SearchResult:
         """Returns the `query.k` items most like the query, itself left out where it is an item."""
-        with self._taken() as holding:
-            vector, timings = await self._vector_of(query, holding, deadline)
-            begun = time.monotonic()
-            neighbors = await self._run(
-                holding, deadline, lambda: holding.release.search(vector, query.k, exclude=query.item_id)
-            )
-            manifest = holding.release.manifest
-            timings = dataclasses.replace(timings, search=time.monotonic() - begun)
-            return SearchResult(neighbors, manifest.release_id, manifest.encoder.version, timings)
+        with self._taken(query.release_id) as holding:
+            vector, decode, encode = query.vector, 0.0, 0.0
+            if query.image is not None:
+                embedded = await self._embedder.embed([query.image], holding, deadline)
+                vector, decode, encode = _raised(embedded.outcomes[0]), embedded.decode, embedded.encode
+            begun = time.perf_counter()
+            answer = await self._answer(query, vector, holding, deadline)
+            return _result(answer, holding, Timings(decode, encode, time.perf_counter() - begun))
 
-    async def encode(self, image: bytes, deadline: Deadline) -> EncodeResult:
+    async def batch_search(
+        self, queries: Sequence[Query | Exception], deadline: Deadline, *, release_id: str = ""
+    ) -> BatchResult:
+        """Returns the outcome of each query, all from one release; its images are encoded in one call.
+
+        An exception in the place of a query is its outcome.
+        """
+        with self._taken(release_id) as holding:
+            vectors = [query if isinstance(query, Exception) else query.vector for query in queries]
+            images = {
+                i: query.image
+                for i, query in enumerate(queries)
+                if isinstance(query, Query) and query.image is not None
+            }
+            embedded = await self._embedder.embed(list(images.values()), holding, deadline)
+            for i, outcome in zip(images, embedded.outcomes, strict=True):
+                vectors[i] = outcome
+            begun = time.perf_counter()
+            outcomes = await self._run(holding, deadline, lambda: _outcomes(queries, vectors, holding, deadline))
+            timings = Timings(embedded.decode, embedded.encode, time.perf_counter() - begun)
+            return BatchResult(outcomes, holding.release_id, _encoder_version(holding), timings)
+
+    async def encode(self, image: bytes, deadline: Deadline, *, release_id: str = "") -> EncodeResult:
         """Returns the embedding of an image file."""
-        with self._taken() as holding:
-            embedding, _ = await self._embedded(image, holding, deadline)
-            manifest = holding.release.manifest
-            return EncodeResult(embedding, manifest.release_id, manifest.encoder.version)
+        with self._taken(release_id) as holding:
+            embedded = await self._embedder.embed([image], holding, deadline)
+            return EncodeResult(_raised(embedded.outcomes[0]), holding.release_id, _encoder_version(holding))
 
-    async def get_item(self, item_id: str, deadline: Deadline, *, thumbnail: bool) -> ItemResult:
-        """Returns one item; raises ItemNotFound."""
-        with self._taken() as holding:
-            item = await self._run(holding, deadline, lambda: holding.release.get_item(item_id, thumbnail=thumbnail))
-            return ItemResult(_found(item, item_id, holding), holding.release.manifest.release_id)
+    async def get_items(
+        self, item_ids: list[str], deadline: Deadline, *, thumbnails: bool, release_id: str = ""
+    ) -> ItemsResult:
+        """Returns items of a release."""
+        check_item_ids(item_ids)
+        with self._taken(release_id) as holding:
+            items = await self._run(holding, deadline, lambda: _items(holding, item_ids, thumbnails))
+            return ItemsResult(items, holding.release_id)
 
-    def get_release(self) -> Manifest:
-        """Returns what is being served."""
-        with self._taken() as holding:
-            return holding.release.manifest
+    async def get_item(self, item_id: str, deadline: Deadline, *, thumbnail: bool, release_id: str = "") -> ItemsResult:
+        """Returns one item of a release; raises ItemNotFound."""
+        result = await self.get_items([item_id], deadline, thumbnails=thumbnail, release_id=release_id)
+        if result.items == [None]:
+            raise errors.ItemNotFound(item_id, result.release_id)
+        return result
 
     @contextlib.contextmanager
-    def _taken(self) -> Iterator[Holding]:
-        holding = self._held.take()
+    def _taken(self, release_id: str = "") -> Iterator[Holding]:
+        holding = self._held.take(release_id)
         try:
             yield holding
         finally:
             holding.drop()
 
+    async def _answer(self, query: Query, vector: Vector | None, holding: Holding, deadline: Deadline) -> _Answer:
+        searcher = holding.searcher
+        if vector is None or not query.plain or query.k > INLINE_K or searcher.seconds > INLINE_SECONDS:
+            return await self._run(holding, deadline, lambda: _answer(query, vector, holding))
+        deadline.left()
+        found = searcher.find(_unit(vector, query, holding), query, None)
+        items = searcher.cached(found.rows)
+        if items is None:
+            items = await self._run(holding, deadline, lambda: searcher.load(found.rows))
+        return found, items, ()
+
     async def _run(self, holding: Holding, deadline: Deadline, function: Callable[[], T]) -> T:
         # The thread is a user of its own: it may still search when the request has long been given up.
         return await self._workers.run(function, deadline=deadline, finally_=holding.retain().drop)
 
-    async def _vector_of(self, query: Query, holding: Holding, deadline: Deadline) -> tuple[Vector, Timings]:
-        """Returns a unit vector `[D]` for any kind of query."""
-        if query.image is not None:
-            embedding, timings = await self._embedded(query.image, holding, deadline)
-            return _unit(embedding, lambda text: errors.EncoderFault(f"encoder's embedding {text}")), timings
-        if query.vector is not None:
-            _check_dimension(query.vector, holding, lambda text: errors.InvalidQuery("vector", f"vector {text}"))
-            return _unit(query.vector, lambda text: errors.InvalidQuery("vector", f"vector {text}")), Timings()
-        item_id = query.item_id or ""
-        stored = await self._run(holding, deadline, lambda: holding.release.embedding(item_id))
-        return _found(stored, item_id, holding), Timings()
 
-    async def _embedded(self, image: bytes, holding: Holding, deadline: Deadline) -> tuple[Vector, Timings]:
-        begun = time.monotonic()
-        canonical = await self._run(holding, deadline, lambda: self._canonical(image))
-        decoded = time.monotonic()
-        encoder = holding.release.manifest.encoder
-        embeddings = await self._encoder.encode(
-            [canonical], model=encoder.model, version=encoder.version, timeout=deadline.left()
-        )
-        timings = Timings(decode=decoded - begun, encode=time.monotonic() - decoded)
-        _check_dimension(embeddings[0], holding, lambda text: errors.EncoderFault(f"encoder's embedding {text}"))
-        return embeddings[0], timings
+def _answer(query: Query, vector: Vector | None, holding: Holding) -> _Answer:
+    """Returns what is found for a query by item id, or else for `vector`. Reads the disk."""
+    release, searcher, row = holding.release, holding.searcher, None
+    if query.item_id is not None:
+        row = release.row_of(query.item_id)
+        if row is None:
+            raise errors.ItemNotFound(query.item_id, holding.release_id)
+        vector = release.vectors(np.array([row]))[0]
+    found = searcher.find(_unit(vector, query, holding), query, row)
+    named = [[item.item_id for item in release.items(rows)] for _, rows in found.collapsed]
+    return found, searcher.load(found.rows), named
 
-    def _canonical(self, image: bytes) -> bytes:
+
+def _outcomes(
+    queries: Sequence[Query | Exception],
+    vectors: Sequence[Vector | Exception | None],
+    holding: Holding,
+    deadline: Deadline,
+) -> list[SearchResult | Exception]:
+    outcomes: list[SearchResult | Exception] = []
+    for query, vector in zip(queries, vectors, strict=True):
+        deadline.left()
+        if isinstance(query, Exception) or isinstance(vector, Exception):
+            outcomes.append(query if isinstance(query, Exception) else vector)  # type: ignore[arg-type]
+            continue
         try:
-            return canonicalize(image, self._limits).data
-        except ImageError as error:
-            raise errors.InvalidQuery("image", str(error)) from error
+            outcomes.append(_result(_answer(query, vector, holding), holding, None))
+        except Exception as error:
+            # Whatever it is, it is this query's alone.
+            outcomes.append(error)
+    return outcomes
 
 
-def _found(value: T | None, item_id: str, holding: Holding) -> T:
-    if value is None:
-        raise errors.ItemNotFound(item_id, holding.release.manifest.release_id)
-    return value
+def _items(holding: Holding, item_ids: Sequence[str], thumbnails: bool) -> list[Item | None]:
+    rows = holding.release.rows_of(item_ids)
+    found = dict(zip(rows, holding.release.items(list(rows.values()), thumbnails=thumbnails), strict=True))
+    return [found.get(item_id) for item_id in item_ids]
 
 
-def _check_dimension(vector: Vector, holding: Holding, fault: Callable[[str], Exception]) -> None:
+def _result(answer: _Answer, holding: Holding, timings: Timings | None) -> SearchResult:
+    found, items, named = answer
+    if named:
+        counts = [count for count, _ in found.collapsed]
+        hits = [Hit(*values) for values in zip(items, found.scores, counts, named, strict=True)]
+    else:
+        hits = [Hit(*values) for values in zip(items, found.scores, strict=True)]
+    return SearchResult(hits, holding.release_id, _encoder_version(holding), found.method, found.matching, timings)
+
+
+def _encoder_version(holding: Holding) -> int:
+    return holding.release.manifest.encoder.version
+
+
+def _raised(outcome: Vector | Exception) -> Vector:
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def _unit(vector: Vector | None, query: Query, holding: Holding) -> Vector:
+    assert vector is not None, "a query has an image, an id or a vector"
     dimension = holding.release.manifest.encoder.dimension
-    if vector.shape != (dimension,):
-        raise fault(f"must have {dimension} values, got {vector.size}.")
-
-
-def _unit(vector: Vector, fault: Callable[[str], Exception]) -> Any:
-    # In float64: the squares of large float32 values overflow.
-    wide = vector.astype(np.float64)
-    if not np.isfinite(wide).all():
-        raise fault("must be finite, got NaN or infinity.")
-    norm = np.linalg.norm(wide)
-    if norm == 0:
-        raise fault("must not be zero.")
-    return (wide / norm).astype(np.float32)
+    try:
+        if len(vector) != dimension:
+            raise ValueError(f"vector must have {dimension} values, got {len(vector)}.")
+        return holding.release.unit(vector)
+    except ValueError as error:
+        if query.image is not None:
+            raise errors.EncoderFault(f"encoder's embedding is none: {error}") from error
+        raise errors.InvalidQuery("vector", str(error)) from error

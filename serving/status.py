@@ -30,8 +30,19 @@ def _bad_images(error: Any) -> list[message.Message]:
     return [error_details_pb2.BadRequest(field_violations=[violation])]
 
 
-def _resource(error: Any) -> list[message.Message]:
+def _item(error: Any) -> list[message.Message]:
     return [error_details_pb2.ResourceInfo(resource_type="item", resource_name=error.item_id[:_LONGEST_NAME])]
+
+
+def _release(error: Any) -> list[message.Message]:
+    return [error_details_pb2.ResourceInfo(resource_type="release", resource_name=error.release_id[:_LONGEST_NAME])]
+
+
+def _not_held(error: Any) -> list[message.Message]:
+    violation = error_details_pb2.PreconditionFailure.Violation(
+        type="RELEASE_HELD", subject=error.release_id[:_LONGEST_NAME], description=str(error)
+    )
+    return [error_details_pb2.PreconditionFailure(violations=[violation])]
 
 
 def _retry(seconds: int) -> Callable[[Any], list[message.Message]]:
@@ -47,8 +58,11 @@ def _nothing(error: Any) -> list[message.Message]:
 STATUSES: dict[type[errors.RetrievalError], tuple[int, str, Callable[[Any], list[message.Message]]]] = {
     errors.InvalidQuery: (code_pb2.INVALID_ARGUMENT, "INVALID_QUERY", _bad_request),
     errors.ImagesRejected: (code_pb2.INVALID_ARGUMENT, "IMAGE_REJECTED", _bad_images),
-    errors.ItemNotFound: (code_pb2.NOT_FOUND, "ITEM_NOT_FOUND", _resource),
+    errors.ItemNotFound: (code_pb2.NOT_FOUND, "ITEM_NOT_FOUND", _item),
     errors.NoRelease: (code_pb2.UNAVAILABLE, "NO_RELEASE", _retry(5)),
+    errors.ReleaseNotHeld: (code_pb2.FAILED_PRECONDITION, "RELEASE_NOT_HELD", _not_held),
+    errors.ReleaseNotFound: (code_pb2.NOT_FOUND, "RELEASE_NOT_FOUND", _release),
+    errors.StoreUnavailable: (code_pb2.UNAVAILABLE, "STORE_UNAVAILABLE", _retry(5)),
     errors.EncoderUnavailable: (code_pb2.UNAVAILABLE, "ENCODER_UNAVAILABLE", _retry(1)),
     errors.EncoderFault: (code_pb2.INTERNAL, "ENCODER_FAULT", _nothing),
     errors.Overloaded: (code_pb2.RESOURCE_EXHAUSTED, "OVERLOADED", _retry(1)),
@@ -88,8 +102,14 @@ class AbortingInterceptor(grpc.aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(
             _aborting(details.method, handler.unary_unary, handler.request_deserializer),
             request_deserializer=None,
-            response_serializer=handler.response_serializer,
+            response_serializer=_serialized,
         )
+
+
+def _serialized(answer: Any) -> bytes:
+    # What is answered most is put together as bytes.
+    data: bytes = answer if isinstance(answer, bytes) else answer.SerializeToString()
+    return data
 
 
 def _aborting(method: str, behavior: Any, parse: Callable[[bytes], Any]) -> Any:

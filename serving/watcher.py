@@ -1,4 +1,4 @@
-"""Follows `CURRENT`: loads the release it names beside the one that is served, verifies it, and only then flips."""
+"""Follows `CURRENT`: loads the release it names beside the one that is served, verifies and warms it, then flips."""
 
 import asyncio
 import logging
@@ -14,6 +14,7 @@ from serving.release import layout
 from serving.release.current import read_current
 from serving.release.reader import Release, check_encoder, open_release
 from serving.release.verify import ReleaseRefused
+from serving.searcher import Searcher
 from serving.storage import Store
 
 # For the probe through the live encoder: a few images.
@@ -29,14 +30,26 @@ class Watcher:
     tried again at the next poll. Either way the served release goes on.
     """
 
-    def __init__(self, store: Store, held: Held, encoder: Encoder, *, cache: pathlib.Path | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        held: Held,
+        encoder: Encoder,
+        prepare: Callable[[Release], Searcher[Any]],
+        *,
+        cache: pathlib.Path | None,
+    ) -> None:
+        """prepare: makes of a release what answers from it. cache: for releases of an object store."""
         self._store = store
         self._held = held
         self._encoder = encoder
+        self._prepare = prepare
         self._cache = cache
         # Opened and verified but for the encoder; kept, because that costs a read of every byte.
         self._candidate: Release | None = None
         self._said = ""
+        # What CURRENT named when it was last read, and what must not be served, with the reason.
+        self.wanted = ""
         self.refused: dict[str, str] = {}
 
     async def run(self, poll_seconds: float, on_flip: Callable[[], Awaitable[None]]) -> None:
@@ -49,8 +62,9 @@ class Watcher:
     async def poll(self) -> bool:
         """Looks once; returns whether the served release has changed. Raises nothing: a watcher must not die."""
         wanted = ""
+        self._held.expire()
         try:
-            wanted = await _in_thread(self._read_current)
+            self.wanted = wanted = await _in_thread(self._read_current)
             if not wanted:
                 self._say(f"{self._store.uri} holds no {layout.CURRENT} yet, {self._meanwhile()}")
             elif not self._is_held(wanted) and wanted not in self.refused:
@@ -83,17 +97,31 @@ class Watcher:
     async def _load(self, wanted: str) -> bool:
         if self._candidate is not None and self._candidate.manifest.release_id != wanted:
             self._forget()
+        kept = next((release for release in self._held.kept if release.manifest.release_id == wanted), None)
+        if kept is not None:
+            await self._check_encoder(kept)
+            if self._held.flip_back(wanted):
+                self._served(kept, " again")
+                return True
         if self._candidate is None:
             self._candidate = await _in_thread(lambda: open_release(self._store, wanted, cache=self._cache))
         release = self._candidate
+        await self._check_encoder(release)
+        searcher = self._prepare(release)
+        await _in_thread(searcher.warm)
+        self._candidate = None
+        self._held.flip(searcher)
+        self._served(release, "")
+        return True
+
+    def _served(self, release: Release, again: str) -> None:
+        self._said = ""
+        name, encoder, count = release.manifest.release_id, release.manifest.encoder, release.manifest.index.count
+        _log.info("serving release %s%s: %d items, encoder %s/%d", name, again, count, encoder.model, encoder.version)
+
+    async def _check_encoder(self, release: Release) -> None:
         encode = self._encode_from_thread(release)
         await _in_thread(lambda: check_encoder(release, encode))
-        self._candidate = None
-        self._held.flip(release)
-        self._said = ""
-        encoder, count = release.manifest.encoder, release.manifest.index.count
-        _log.info("serving release %s: %d items, encoder %s/%d", wanted, count, encoder.model, encoder.version)
-        return True
 
     def _encode_from_thread(self, release: Release) -> Callable[[Sequence[bytes]], Embeddings]:
         loop = asyncio.get_running_loop()

@@ -16,12 +16,17 @@ class Workers:
     """A thread pool that refuses work rather than let it wait too long. threads, queue: at least 1 and 0."""
 
     def __init__(self, threads: int, queue: int) -> None:
+        self.threads = threads
         self._pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="worker")
         self._capacity = threads + queue
         self._free = threading.BoundedSemaphore(self._capacity)
 
     async def run(
-        self, function: Callable[..., T], *arguments: Any, deadline: Deadline, finally_: Callable[[], None]
+        self,
+        function: Callable[..., T],
+        *arguments: Any,
+        deadline: Deadline,
+        finally_: Callable[[], None] = lambda: None,
     ) -> T:
         """Returns `function(*arguments)`, run in a thread, or raises what it raises.
 

@@ -14,6 +14,7 @@ Health (grpc.health.v1): "" is the process, "lookalike.retrieval.v1.RetrievalSer
 import argparse
 import asyncio
 import logging
+import os
 import pathlib
 import sys
 
@@ -32,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port-file", default=absent, help="file to write the port to once it listens")
     parser.add_argument("--cache", default=absent, help="folder for releases copied from an object store")
     parser.add_argument("--poll-seconds", type=float, default=absent, help="how often to look at CURRENT [1]")
+    parser.add_argument("--keep-releases", type=int, default=absent, help="earlier releases kept for who pins them [1]")
+    parser.add_argument("--keep-seconds", type=float, default=absent, help="how long they are kept [600]")
+    parser.add_argument("--cached-items", type=int, default=absent, help="items a release keeps ready [20000]")
     parser.add_argument("--request-seconds", type=float, default=absent, help="longest a request may take [30]")
     parser.add_argument("--workers", type=int, default=absent, help="threads that decode and search [2]")
     parser.add_argument("--queue", type=int, default=absent, help="requests that may wait for a thread [64]")
@@ -45,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the gateway until it is told to stop; returns its exit code."""
+    # Before NumPy is loaded: searches run on our threads, and BLAS's own would fight with them for the processors.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
     from serving.config import ConfigError, GatewayConfig
     from serving.gateway import serve
 

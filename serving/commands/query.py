@@ -3,6 +3,11 @@
   lookalike query --image photo.jpg            like this file
   lookalike query --item-id shoes/17.png -k 5  like an item of the collection, itself left out
   lookalike query --vector 0.1,-0.2,0.3        like an embedding
+  lookalike query --image photo.jpg --filter 'label = "9" and (width >= 20 or not color in ("red", "blue"))'
+
+A filter compares attributes, and item_id, width and height, by =, !=, <, <=, >, >= and in. Text stands in quotes. An
+item without the attribute, or where it is of another kind than the value, matches no comparison. In `backticks` any
+name is an attribute.
 
 The score is the cosine of the two embeddings: 1 is identical, 0 unrelated.
 """
@@ -16,6 +21,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from serving.client import Answer
+    from serving.filters import Filter
 
 HELP = "ask a running gateway for the images most like one"
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -28,6 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     query.add_argument("--image", type=pathlib.Path, help="an image file: JPEG, PNG, WebP, GIF, BMP or TIFF")
     query.add_argument("--item-id", help="an item of the collection")
     query.add_argument("--vector", type=_vector, help="an embedding: numbers with commas between (--vector=-0.1,0.2)")
+    parser.add_argument("--filter", type=_filter, help="which items may be in the answer, as above")
+    parser.add_argument("--min-score", type=float, help="leave out what scores lower, in [-1, 1]")
+    parser.add_argument("--collapse", type=float, help="show one of near-duplicates: from this cosine on, in (0, 1]")
+    parser.add_argument("--release", default="", metavar="ID", help="answer from this release or not at all")
     parser.add_argument("-k", type=int, default=10, help="how many, in [1, 1000] [10]")
     parser.add_argument("--address", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help=f"[{DEFAULT_ADDRESS}]")
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds to wait for the answer [30]")
@@ -45,7 +55,16 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
     try:
         with Client(arguments.address, timeout=arguments.timeout) as client:
-            answer = client.search(image=image, vector=arguments.vector, item_id=arguments.item_id, k=arguments.k)
+            answer = client.search(
+                image=image,
+                vector=arguments.vector,
+                item_id=arguments.item_id,
+                k=arguments.k,
+                min_score=arguments.min_score,
+                filter=arguments.filter,
+                collapse=arguments.collapse,
+                release_id=arguments.release,
+            )
     except QueryFailed as error:
         print(f"lookalike query: {error} [{error.code}]", file=sys.stderr)
         return 1
@@ -58,6 +77,15 @@ def _vector(text: str) -> list[float]:
         return [float(value) for value in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"numbers with commas between, like 0.1,-0.2; got {text[:40]!r}") from None
+
+
+def _filter(text: str) -> "Filter":
+    from serving.filter_language import FilterSyntaxError, parse
+
+    try:
+        return parse(text)
+    except FilterSyntaxError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _json(answer: "Answer") -> str:
@@ -73,13 +101,17 @@ def _table(answer: "Answer") -> str:
     for rank, neighbor in enumerate(answer.neighbors, 1):
         item = neighbor.item
         attributes = " ".join(f"{name}={value}" for name, value in sorted(item.attributes.items()))
+        if neighbor.collapsed:
+            attributes = f"(+{neighbor.collapsed} alike) {attributes}"
         rows.append((str(rank), f"{neighbor.score:.4f}", item.item_id, f"{item.width}x{item.height}", attributes))
     widths = [min(_LONGEST_CELL, max(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     total = answer.decode_seconds + answer.encode_seconds + answer.search_seconds
+    if answer.matching is not None:
+        lines.append(f"{answer.matching} items match the filter")
     lines.append(
         f"release {answer.release_id}, encoder version {answer.encoder_version}, {1000 * total:.1f} ms "
         f"(decode {1000 * answer.decode_seconds:.1f}, encode {1000 * answer.encode_seconds:.1f}, "
-        f"search {1000 * answer.search_seconds:.1f})"
+        f"search {1000 * answer.search_seconds:.1f}, {answer.method.replace('_', ' ')})"
     )
     return "\n".join(lines)

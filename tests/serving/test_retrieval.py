@@ -10,9 +10,12 @@ import pytest
 
 from serving import errors
 from serving.deadline import Deadline
+from serving.embedding import Embedder
 from serving.held import Held, Holding
+from serving.query import Query
 from serving.release.reader import Release, open_release
-from serving.retrieval import Query, Retrieval
+from serving.retrieval import Retrieval
+from serving.searcher import Searcher
 from serving.storage import open_store
 from serving.workers import Workers
 from tests.serving.collection import Collection
@@ -46,12 +49,12 @@ class Core:
         self.held = Held()
         self.encoder = EncoderHere()
         self.workers = Workers(threads=2, queue=8)
-        self.retrieval = Retrieval(self.held, self.encoder, self.workers)
+        self.retrieval = Retrieval(self.held, Embedder(self.encoder, self.workers), self.workers)
         self.flip()
 
     def flip(self) -> Release:
         release = open_release(open_store(self.collection.root), self.collection.current)
-        self.held.flip(release)
+        self.held.flip(Searcher(release, lambda item: item, cached_items=100))
         return release
 
 
@@ -103,7 +106,7 @@ def test_exactly_one_names_what_was_given() -> None:
 )
 def test_an_embedding_that_cannot_be_is_the_encoders_fault(loop: LoopThread, core: Core, answer: np.ndarray) -> None:
     core.encoder.answer = answer
-    with pytest.raises(errors.EncoderFault, match="encoder's embedding must"):
+    with pytest.raises(errors.EncoderFault, match="encoder's embedding"):
         loop.run(core.retrieval.search(Query(k=1, image=png(1)), Deadline(5)))
 
 
@@ -150,15 +153,15 @@ def test_a_release_stays_open_for_a_thread_whose_request_was_given_up(loop: Loop
     """The thread can't be stopped: were the release closed under it, it would read what is no longer mapped."""
     begun, gate, seen = threading.Event(), threading.Event(), []
     old = core.held.current
-    search = old.search
+    nearest = old.nearest
 
     def slow(*arguments, **options):
         begun.set()
         gate.wait(5)
         seen.append(closed(old))
-        return search(*arguments, **options)
+        return nearest(*arguments, **options)
 
-    old.search = slow
+    old.nearest = slow
     with pytest.raises(errors.DeadlineExceeded):
         loop.run(core.retrieval.search(Query(k=1, vector=np.ones(16, np.float32)), Deadline(0.2)))
     assert begun.is_set()
@@ -177,7 +180,7 @@ def test_holding_closes_after_its_last_user() -> None:
             self.closed += 1
 
     release = Counted()
-    holding = Holding(release)
+    holding = Holding(Searcher(release, lambda item: item, cached_items=0))
     holding.retain().drop()
     assert release.closed == 0
     holding.drop()

@@ -1,0 +1,133 @@
+"""What the client gives: the gateway's answers as plain values."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from lookalike.retrieval.v1 import retrieval_pb2
+from serving import attributes
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """An image of the collection. width, height: pixels. thumbnail: PNG or JPEG, empty unless asked for."""
+
+    item_id: str
+    uri: str
+    sha256: str
+    width: int
+    height: int
+    attributes: Mapping[str, str | int | float | bool]
+    thumbnail: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbor:
+    """A result. score: cosine, in [-1, 1].
+
+    collapsed: how many near-duplicates it stands for. collapsed_ids: the best 16 of them.
+    """
+
+    item: Item
+    score: float
+    collapsed: int = 0
+    collapsed_ids: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """Neighbours, best first, and who gave them.
+
+    Seconds are the gateway's, by step; 0 in a batch, which has its own. method: how it was searched: `exact`, `index`,
+    `exact_filtered` or `index_filtered`. matching: how many items match the filter, None without one.
+    """
+
+    neighbors: tuple[Neighbor, ...]
+    release_id: str
+    encoder_version: int
+    decode_seconds: float
+    encode_seconds: float
+    search_seconds: float
+    method: str
+    matching: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding:
+    """An image's embedding, D values."""
+
+    values: tuple[float, ...]
+    release_id: str
+    encoder_version: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """A release. created: seconds since the epoch. parent: empty for the first.
+
+    state: `served`, `held` (answers what pins it), `stored` or `refused` (problem says why). current: whether CURRENT
+    in the serving root names it.
+    """
+
+    release_id: str
+    created: float
+    parent: str
+    encoder_model: str
+    encoder_version: int
+    encoder_digest: str
+    dimension: int
+    index_kind: str
+    count: int
+    state: str
+    current: bool
+    problem: str
+
+
+def to_item(message: Any) -> Item:
+    """Returns the item in an Item message."""
+    values = {name: attributes.from_message(value) for name, value in message.attributes.items()}
+    return Item(message.item_id, message.uri, message.sha256, message.width, message.height, values, message.thumbnail)
+
+
+def to_answer(message: Any) -> Answer:
+    """Returns the answer in a SearchResponse."""
+    return Answer(
+        tuple(
+            Neighbor(to_item(n.item), n.score, n.collapsed_count, tuple(n.collapsed_item_ids))
+            for n in message.neighbors
+        ),
+        message.release_id,
+        message.encoder_version,
+        message.timings.decode_seconds,
+        message.timings.encode_seconds,
+        message.timings.search_seconds,
+        _name(retrieval_pb2.SearchMethod, message.method),
+        message.matching_count if message.HasField("matching_count") else None,
+    )
+
+
+def to_release(message: Any) -> Release:
+    """Returns the release in a Release message."""
+    return Release(
+        message.release_id,
+        message.created_seconds,
+        message.parent,
+        message.encoder_model,
+        message.encoder_version,
+        message.encoder_digest,
+        message.dimension,
+        message.index_kind,
+        message.count,
+        _name(retrieval_pb2.ReleaseState, message.state),
+        message.current,
+        message.problem,
+    )
+
+
+def _name(enum: Any, number: int) -> str:
+    """Returns `index_filtered` for SEARCH_METHOD_INDEX_FILTERED; the number of a value newer than this client."""
+    if number not in enum.values():
+        return str(number)
+    prefix = enum.Name(0).removesuffix("UNSPECIFIED")
+    name: str = enum.Name(number).removeprefix(prefix)
+    return name.lower()

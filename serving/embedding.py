@@ -1,0 +1,99 @@
+"""From image files to embeddings: made canonical in threads, then encoded in one call, each with its own outcome."""
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from serving import errors
+from serving.deadline import Deadline
+from serving.encoder import Embeddings, Encoder
+from serving.held import Holding
+from serving.images import ImageError, ImageLimits, canonicalize
+from serving.workers import Workers
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    """outcomes: of each image, its embedding, float32 `[D]` as the encoder gave it, or why there is none.
+
+    decode, encode: seconds.
+    """
+
+    outcomes: list[Embeddings | Exception]
+    decode: float = 0.0
+    encode: float = 0.0
+
+
+class Embedder:
+    """Embeds images with the encoder of a release."""
+
+    def __init__(self, encoder: Encoder, workers: Workers, limits: ImageLimits | None = None) -> None:
+        self._encoder = encoder
+        self._workers = workers
+        self._limits = limits or ImageLimits()
+
+    async def embed(self, images: Sequence[bytes], holding: Holding, deadline: Deadline) -> Embedded:
+        """Returns the outcome of each image file: an embedding, or InvalidQuery or what `Encoder.encode` raises.
+
+        Raises Overloaded and DeadlineExceeded where the images can't even be decoded.
+        """
+        if not images:
+            return Embedded([])
+        begun = time.perf_counter()
+        canonical = await self._canonical(images, deadline)
+        decoded = time.perf_counter()
+        outcomes: list[Embeddings | Exception] = [c if isinstance(c, Exception) else _NOTHING for c in canonical]
+        good = {i: data for i, data in enumerate(canonical) if isinstance(data, bytes)}
+        if good:
+            for i, outcome in zip(good, await self._encoded(list(good.values()), holding, deadline), strict=True):
+                outcomes[i] = outcome
+        return Embedded(outcomes, decoded - begun, time.perf_counter() - decoded)
+
+    async def _canonical(self, images: Sequence[bytes], deadline: Deadline) -> list[bytes | Exception]:
+        # As many jobs as threads: one for each image would fill the queue that all requests share.
+        jobs = min(len(images), self._workers.threads)
+        parts = [images[job::jobs] for job in range(jobs)]
+        done = await asyncio.gather(
+            *(self._workers.run(self._canonicalize, part, deadline, deadline=deadline) for part in parts)
+        )
+        canonical: list[bytes | Exception] = [b""] * len(images)
+        for job, part in enumerate(done):
+            canonical[job::jobs] = part
+        return canonical
+
+    def _canonicalize(self, images: Sequence[bytes], deadline: Deadline) -> list[bytes | Exception]:
+        canonical: list[bytes | Exception] = []
+        for image in images:
+            deadline.left()
+            try:
+                canonical.append(canonicalize(image, self._limits).data)
+            except ImageError as error:
+                canonical.append(errors.InvalidQuery("image", str(error)))
+        return canonical
+
+    async def _encoded(
+        self, images: Sequence[bytes], holding: Holding, deadline: Deadline
+    ) -> Sequence[Embeddings | Exception]:
+        encoder = holding.release.manifest.encoder
+        try:
+            embeddings = await self._encoder.encode(
+                images, model=encoder.model, version=encoder.version, timeout=deadline.left()
+            )
+        except errors.ImagesRejected as error:
+            none = np.zeros((1, 0), np.float32)
+            return [
+                errors.ImagesRejected({0: error.reasons[i]}, none) if i in error.reasons else error.embeddings[i]
+                for i in range(len(images))
+            ]
+        except errors.RetrievalError as error:
+            return [error] * len(images)
+        if embeddings.shape[1:] != (encoder.dimension,):
+            fault = f"encoder's embedding must have {encoder.dimension} values, got {embeddings.shape[-1]}."
+            return [errors.EncoderFault(fault)] * len(images)
+        return list(embeddings)
+
+
+_NOTHING = np.empty(0, np.float32)
