@@ -73,9 +73,13 @@ class EncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """How it is trained. patience: epochs without a better validation loss, 0 never stops early."""
+    """How it is trained. patience: epochs without a better validation loss, 0 never stops early.
+
+    min_steps: a small collection is passed over more often in an epoch, until training takes that many steps in all.
+    """
 
     epochs: int = 12
+    min_steps: int = 600
     batch_size: int = 64
     learning_rate: float = 2e-3
     schedule: str = "cosine"
@@ -85,6 +89,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _require(1 <= self.epochs <= 10_000, f"training.epochs must be in [1, 10000], got {self.epochs}.")
+        _require(0 <= self.min_steps <= 10**9, f"training.min_steps must be in [0, 10^9], got {self.min_steps}.")
         _require(1 <= self.batch_size <= 65_536, f"training.batch_size must be in [1, 65536], got {self.batch_size}.")
         rate = self.learning_rate
         _require(0.0 < rate <= 1.0, f"training.learning_rate must be in (0, 1], got {rate}.")

@@ -55,7 +55,7 @@ def run_fn(fn_args: Any) -> None:
         dataset(train, "train", training.seed),
         dataset(evaluation, "eval", None),
         training,
-        steps_per_epoch=-(-train.count // training.batch_size),
+        steps_per_epoch=steps_per_epoch(train.count, training),
         checkpoints=scratch / "backup",
         logs=pathlib.Path(fn_args.model_run_dir),
     )
@@ -82,6 +82,11 @@ def build(encoder: EncoderConfig, mean: Any = None, variance: Any = None) -> aut
         mean=mean,
         variance=variance,
     )
+
+
+def steps_per_epoch(count: int, training: TrainingConfig) -> int:
+    """Returns the steps of an epoch: one pass over `count` images, or more where that would train too little."""
+    return max(-(-count // training.batch_size), -(-training.min_steps // training.epochs))
 
 
 def learning_rate(training: TrainingConfig, steps_per_epoch: int) -> Any:
@@ -112,7 +117,7 @@ def fit(
 ) -> dict[str, list[float]]:
     """Trains `model` to reconstruct (MSE, Adam); returns Keras' history: one value an epoch for each metric.
 
-    checkpoints: where an interrupted run left its last epoch, and this one leaves its own; emptied at the end.
+    train is passed over as often as `steps_per_epoch` needs. checkpoints: where an interrupted run left its last epoch, and this one leaves its own; emptied at the end.
     """
     model.compile(keras.optimizers.Adam(learning_rate(training, steps_per_epoch)), loss="mean_squared_error")
     callbacks = [
@@ -125,7 +130,12 @@ def fit(
             keras.callbacks.EarlyStopping(patience=training.patience, restore_best_weights=True, verbose=1)
         )
     history = model.fit(
-        train, validation_data=evaluation, epochs=training.epochs, callbacks=callbacks, verbose=0
+        train.repeat(),
+        validation_data=evaluation,
+        epochs=training.epochs,
+        steps_per_epoch=steps_per_epoch,
+        callbacks=callbacks,
+        verbose=0,
     ).history
     return {name: [float(value) for value in values] for name, values in history.items()}
 

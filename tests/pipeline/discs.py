@@ -54,7 +54,7 @@ def fn_args_for(examples: pathlib.Path, transform: str, out: pathlib.Path, epoch
         serving_model_dir=str(out / "model"),
         custom_config={
             "encoder": encoder,
-            "training": {"epochs": epochs, "batch_size": 16, "learning_rate": 0.01},
+            "training": {"epochs": epochs, "batch_size": 16, "learning_rate": 0.01, "min_steps": 0},
             "checkpoints": str(out / "checkpoints"),
             "code": "x",
         },

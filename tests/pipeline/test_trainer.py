@@ -42,6 +42,12 @@ def test_the_cosine_warms_up_and_ends_near_nothing():
     assert rates[0] < 1e-3 and rates[-1] < 1e-4
 
 
+def test_a_small_collection_is_passed_over_more_often():
+    training = TrainingConfig(epochs=10, batch_size=64, min_steps=600)
+    assert trainer.steps_per_epoch(1, training) == 60
+    assert trainer.steps_per_epoch(60_000, training) == 938
+
+
 def test_one_step_in_all_has_a_schedule_too():
     assert float(trainer.learning_rate(TrainingConfig(schedule="cosine", epochs=1), steps_per_epoch=1)(0)) > 0
 
