@@ -22,7 +22,7 @@ class Embeddings(Artifact):
 
 
 class VectorIndex(Artifact):
-    """The body of a release: `index/`, `embeddings/`, `items/` as serving.release.layout names them, and `index.json`."""
+    """The body of a release (`index/`, `embeddings/`, `items/` as serving.release.layout has it), and `index.json`."""
 
     TYPE_NAME = "components.VectorIndex"
 

@@ -21,13 +21,13 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
-from components import embedding_parts
 from components.artifact_files import fetched_folder
 from components.artifacts import Embeddings
-from components.embedding_flow import EmbedOptions
-from components.embedding_parts import EmbeddingsReport
-from components.embedding_steps import AddToCache, Encode, LookUp, ReadItems, WritePart, WriteReport
-from components.example_shards import ExampleShard, list_shards
+from components.embedding import parts as embedding_parts
+from components.embedding.example_shards import ExampleShard, list_shards
+from components.embedding.flow import EmbedOptions
+from components.embedding.parts import EmbeddingsReport
+from components.embedding.steps import AddToCache, Encode, LookUp, ReadItems, WritePart, WriteReport
 from serving.release.encoder_info import EncoderInfo, list_files, tree_digest
 from serving.release.layout import ENCODER_INFO
 from serving.storage import open_store

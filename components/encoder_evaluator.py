@@ -16,14 +16,14 @@ from tfx.types.standard_artifacts import Examples, Model, ModelBlessing
 from tfx.utils import io_utils, path_utils
 
 from components.artifacts import EncoderEvaluation
-from components.encoder_gates import Gate, GateLimits, is_blessed, judge, table
-from components.encoder_measurement import Measurement, measure
-from components.encoder_pictures import draw_pictures
-from components.encoder_report import render_report
-from components.evaluation_sample import data_fingerprint, sample_split, split_files
-from components.exported_encoder import ExportedEncoder, TrainingInfo
-from components.gathered_sample import Gathered, SampleLimits, gather
-from components.served_encoder import served_encoder
+from components.evaluation.exported_encoder import ExportedEncoder, TrainingInfo
+from components.evaluation.gates import Gate, GateLimits, is_blessed, judge, table
+from components.evaluation.gathered_sample import Gathered, SampleLimits, gather
+from components.evaluation.measurement import Measurement, measure
+from components.evaluation.pictures import draw_pictures
+from components.evaluation.report import render_report
+from components.evaluation.sample import data_fingerprint, sample_split, split_files
+from components.evaluation.served_encoder import served_encoder
 
 EVALUATION = "evaluation.json"
 REPORT = "report.html"

@@ -18,9 +18,9 @@ from tfx.types import artifact_utils, component_spec, standard_artifacts, standa
 
 from components import artifacts
 from components.artifact_files import fetched, stored
-from components.folders import file_version
-from components.ingest import SPLITS, IngestOptions, add_to_listing, list_entries, shard_file, write_shard
-from components.ingest_report import (
+from components.ingest.folders import file_version
+from components.ingest.listing import Entry, ListingError, Source
+from components.ingest.report import (
     REPORT,
     build_report,
     check,
@@ -29,8 +29,8 @@ from components.ingest_report import (
     result_from_json,
     result_to_json,
 )
-from components.listing import Entry, ListingError, Source
-from components.set_digest import SetDigest
+from components.ingest.set_digest import SetDigest
+from components.ingest.shards import SPLITS, IngestOptions, add_to_listing, list_entries, shard_file, write_shard
 from serving.images import DEFAULT_LIMITS, ImageLimits
 from serving.release.layout import shard_of
 from serving.storage import open_store
@@ -224,8 +224,8 @@ class ImageExampleGen(example_gen.FileBasedExampleGen):
 
     Args:
         images: a folder, searched to a depth of 7 folders; a zip or tar; or a manifest (CSV or JSONL, see
-            components/image_manifest.py). Local, or any URL that fsspec opens. On Kubeflow the images that a manifest
-            names are seen to change if they lie below its folder; for others write the manifest anew.
+            components/ingest/image_manifest.py). Local, or any URL that fsspec opens. On Kubeflow the images that a
+            manifest names are seen to change if they lie below its folder; for others write the manifest anew.
         code: the fingerprint of our code (components/fingerprint.py).
         limits, shards, eval_percent, label_from, max_skipped_share, span_pattern, last_span: see IngestOptions.
     """

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from tfx.dsl.component.experimental.annotations import BeamComponentParameter, InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 
-from components import embedding_parts
 from components.artifact_files import fetched, stored, stored_folder
 from components.artifacts import Embeddings, VectorIndex
+from components.embedding import parts as embedding_parts
 from serving.index import IndexParameters, build_index, choose_parameters
 from serving.release import layout
 from serving.release.items import Item, ItemShard, write_items

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 
-from components import embedding_parts
 from components.artifact_files import fetched, fetched_folder, stored
 from components.artifacts import Embeddings, IndexEvaluation, VectorIndex
-from components.embedding_parts import EmbeddingsReport, open_vectors
+from components.embedding import parts as embedding_parts
+from components.embedding.parts import EmbeddingsReport, open_vectors
 from components.index_builder import parts_of_shard, read_index, shard_counts
 from components.index_plot import plot_evaluation
 from serving.index import ExactIndex, Index, IndexParameters, load_index

@@ -1,4 +1,4 @@
-"""Pixels as an exported encoder sees them, for the references it is measured against."""
+"""From canonical bytes to the pixels that a network sees: in training, in the export, and in every measurement."""
 
 import dataclasses
 import functools
@@ -52,22 +52,30 @@ def reduce_pixels(pixels: Pixels, side: int) -> Pixels:
     return np.concatenate([np.rint(block).astype(np.uint8) for block in small])
 
 
+def decode(image_bytes: tf.Tensor, shape: PixelShape) -> tf.Tensor:
+    """Returns uint8 `[N, H, W, C]` for canonical images `[N]`, in the graph.
+
+    Resized bilinearly with antialiasing and rounded to 8 bits, so that a cached image and one just decoded are the
+    same to the last bit. `stretch` changes the aspect ratio; `pad` keeps it and adds black.
+    """
+
+    def decode_one(data: tf.Tensor) -> tf.Tensor:
+        image = tf.io.decode_image(data, channels=shape.channels, expand_animations=False)
+        image.set_shape([None, None, shape.channels])
+        image = tf.cast(image, tf.float32)
+        # An image of the right size already is left alone, to the bit, by either.
+        if shape.fit == "pad":
+            resized = tf.image.resize_with_pad(image, shape.height, shape.width, antialias=True)
+        else:
+            resized = tf.image.resize(image, [shape.height, shape.width], antialias=True)
+        return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
+
+    spec = tf.TensorSpec([shape.height, shape.width, shape.channels], tf.uint8)
+    images = tf.convert_to_tensor(image_bytes)
+    return tf.map_fn(decode_one, images, fn_output_signature=spec, parallel_iterations=16)
+
+
 @functools.lru_cache(maxsize=4)
 def _decoder(shape: PixelShape) -> Any:
-    spec = tf.TensorSpec([shape.height, shape.width, shape.channels], tf.uint8)
-
-    def decode(images: tf.Tensor) -> tf.Tensor:
-        return tf.map_fn(lambda data: _decode(data, shape), images, fn_output_signature=spec, parallel_iterations=16)
-
-    return tf.function(decode, input_signature=[tf.TensorSpec([None], tf.string)])
-
-
-def _decode(data: tf.Tensor, shape: PixelShape) -> tf.Tensor:
-    image = tf.io.decode_image(data, channels=shape.channels, expand_animations=False)
-    image.set_shape([None, None, shape.channels])
-    image = tf.cast(image, tf.float32)
-    if shape.fit == "pad":
-        resized = tf.image.resize_with_pad(image, shape.height, shape.width, antialias=True)
-    else:
-        resized = tf.image.resize(image, [shape.height, shape.width], antialias=True)
-    return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
+    signature = [tf.TensorSpec([None], tf.string)]
+    return tf.function(lambda images: decode(images, shape), input_signature=signature)

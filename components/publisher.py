@@ -21,7 +21,8 @@ from serving.storage import open_store
 
 _log = logging.getLogger(__name__)
 
-_WAIT_SECONDS = 60.0
+# Longer than a lease lasts: the holder may have been killed on another machine, where nobody can see that it is gone.
+_WAIT_SECONDS = 330.0
 
 
 class NothingPushed(RuntimeError):

@@ -17,12 +17,12 @@ from tfx.types.standard_artifacts import Examples, InfraBlessing, Model, ModelBl
 from tfx.utils import io_utils, path_utils
 
 from components.artifacts import EncoderEvaluation
-from components.complete_encoder import complete, encoder_metrics, warmup_requests
 from components.encoder_evaluator import EVALUATION, NotBlessed
-from components.evaluation_sample import sample_split, split_files
-from components.exported_encoder import ExportedEncoder
-from components.model_server_process import ModelServerProcess
-from components.serving_check import (
+from components.evaluation.exported_encoder import ExportedEncoder
+from components.evaluation.sample import sample_split, split_files
+from components.validation.complete_encoder import complete, encoder_metrics, warmup_requests
+from components.validation.model_server_process import ModelServerProcess
+from components.validation.serving_check import (
     ServingMismatch,
     answers_in_process,
     answers_in_session,

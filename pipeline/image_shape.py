@@ -7,9 +7,9 @@ import logging
 import statistics
 from collections.abc import Iterator
 
-from components.archives import read_members
-from components.ingest import IngestOptions, list_entries
-from components.listing import Entry, Source, open_file
+from components.ingest.archives import read_members
+from components.ingest.listing import Entry, Source, open_file
+from components.ingest.shards import IngestOptions, list_entries
 from pipeline.config import PipelineConfig
 from serving.images import CanonicalImage, ImageError, ImageLimits, canonicalize
 

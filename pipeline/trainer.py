@@ -65,6 +65,7 @@ def run_fn(fn_args: Any) -> None:
         "height": encoder.height,
         "width": encoder.width,
         "channels": encoder.channels,
+        "fit": encoder.fit,
         "normalised": True,
         "history": history,
     }
@@ -117,7 +118,8 @@ def fit(
 ) -> dict[str, list[float]]:
     """Trains `model` to reconstruct (MSE, Adam); returns Keras' history: one value an epoch for each metric.
 
-    train is passed over as often as `steps_per_epoch` needs. checkpoints: where an interrupted run left its last epoch, and this one leaves its own; emptied at the end.
+    train is passed over as often as `steps_per_epoch` needs. checkpoints: where an interrupted run left its last
+    epoch, and this one leaves its own; emptied at the end.
     """
     model.compile(keras.optimizers.Adam(learning_rate(training, steps_per_epoch)), loss="mean_squared_error")
     callbacks = [

@@ -7,11 +7,11 @@ import tensorflow as tf
 from apache_beam.testing import test_pipeline
 from apache_beam.testing.util import assert_that
 
-from components import embedding_parts
 from components.artifacts import Embeddings
 from components.embedder import Embedder, EmbeddingFailed, EmbedExamples, read_encoder_info
-from components.embedding_flow import EmbedOptions
-from components.example_shards import list_shards
+from components.embedding import parts as embedding_parts
+from components.embedding.example_shards import list_shards
+from components.embedding.flow import EmbedOptions
 from serving.images import thumbnail
 from serving.release.items import ItemShard
 from serving.storage import open_store

@@ -9,9 +9,9 @@ from tfx.types import standard_artifacts
 
 from components.artifacts import EncoderEvaluation
 from components.encoder_evaluator import EncoderEvaluator, NotBlessed, evaluate
-from components.encoder_gates import FAILED, NOT_JUDGED, GateLimits
-from components.exported_encoder import EncoderError, ExportedEncoder
-from components.gathered_sample import SampleLimits
+from components.evaluation.exported_encoder import EncoderError, ExportedEncoder
+from components.evaluation.gates import FAILED, NOT_JUDGED, GateLimits
+from components.evaluation.gathered_sample import SampleLimits
 from serving.release import layout
 from serving.release.manifest import EncoderRef, FileEntry, IndexRef, Manifest, Shard
 from tests.components.tried_encoders import digits, export_encoder, png, write_split

@@ -30,9 +30,9 @@ from tfx.utils import proto_utils
 
 from components import features
 from components.image_example_gen import ImageExampleGen, ingest, listing_digest
-from components.ingest import SPLITS, IngestOptions, shard_file
-from components.ingest_report import IngestError
-from components.listing import ListingError
+from components.ingest.listing import ListingError
+from components.ingest.report import IngestError
+from components.ingest.shards import SPLITS, IngestOptions, shard_file
 from serving.images import ImageLimits
 from serving.release.layout import shard_of
 
@@ -440,7 +440,7 @@ PEAK = """
 import pathlib, sys
 import apache_beam as beam
 from components.image_example_gen import ingest
-from components.ingest import IngestOptions
+from components.ingest.shards import IngestOptions
 images, out = sys.argv[1:]
 options = IngestOptions()
 report = ingest(options.source(images), options, out + "/e", out + "/r", beam.Pipeline(runner="DirectRunner"))

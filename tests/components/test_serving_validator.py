@@ -15,12 +15,18 @@ from tfx.components.util.model_utils import is_infra_validated
 from tfx.types import standard_artifacts
 
 from components.artifacts import EncoderEvaluation
-from components.complete_encoder import WARMUP, WARMUP_SIZES, complete, warmup_requests
 from components.encoder_evaluator import NotBlessed
-from components.exported_encoder import ExportedEncoder
-from components.model_server_process import ModelServerError, ModelServerProcess
-from components.serving_check import ServingMismatch, answers_in_process, answers_in_session, compare, questions
+from components.evaluation.exported_encoder import ExportedEncoder
 from components.serving_validator import ServingValidator, encoder_info, probe_images
+from components.validation.complete_encoder import WARMUP, WARMUP_SIZES, complete, warmup_requests
+from components.validation.model_server_process import ModelServerError, ModelServerProcess
+from components.validation.serving_check import (
+    ServingMismatch,
+    answers_in_process,
+    answers_in_session,
+    compare,
+    questions,
+)
 from serving.release import layout
 from serving.release.encoder_info import EncoderInfo, list_files, tree_digest
 from tests.components.tried_encoders import digits, export_encoder, write_split

@@ -12,9 +12,10 @@ from PIL import Image
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
-from components import embedding_parts, features
+from components import features
 from components.artifacts import Embeddings
-from components.embedding_parts import EmbeddingsReport
+from components.embedding import parts as embedding_parts
+from components.embedding.parts import EmbeddingsReport
 from serving.release import layout
 from serving.release.encoder_info import EncoderInfo, Probe
 from serving.release.items import Item, write_items

@@ -7,7 +7,13 @@ import subprocess
 import sys
 
 # A network that learns little in seconds: these tests are about the whole, not about what it learns.
-QUICK = ["training.epochs=2", "training.min_steps=150", "encoder.filters=[8]", "encoder.dimension=16", "ingest.shards=2"]
+QUICK = [
+    "training.epochs=2",
+    "training.min_steps=150",
+    "encoder.filters=[8]",
+    "encoder.dimension=16",
+    "ingest.shards=2",
+]
 
 
 def lookalike(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
+from components.pixels import PixelShape, decode
 from pipeline.examples import open_split, pixel_dataset
-from pipeline.preprocessing import decode
 from tests.pipeline.discs import SIDE, disc, write_examples
 
 
 def to_pixels(image_bytes):
-    return decode(image_bytes, height=SIDE, width=SIDE, channels=1, fit="stretch")
+    return decode(image_bytes, PixelShape(SIDE, SIDE, 1))
 
 
 def batches(split, tmp_path, **options):

@@ -7,6 +7,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from components import features
+from components.pixels import PixelShape, decode
 from pipeline import autoencoders, export, preprocessing
 from tests.pipeline.discs import SIDE, disc
 
@@ -28,7 +29,7 @@ def exported(trained_on, tmp_path_factory):
 
 
 def embedding_by_keras(network, images):
-    pixels = preprocessing.decode(images, height=SIDE, width=SIDE, channels=1, fit="stretch") / 255.0
+    pixels = tf.cast(decode(images, PixelShape(SIDE, SIDE, 1)), tf.float32) / 255.0
     latent = network.encoder(pixels, training=False).numpy()
     return latent / np.linalg.norm(latent, axis=1, keepdims=True)
 
@@ -45,7 +46,7 @@ def test_every_signature_answers_what_the_networks_say(exported):
 
     answer = loaded.signatures["reconstruct"](image_bytes=tf.constant(images))
     assert answer["image"].dtype == tf.uint8 and answer["image"].shape == (5, SIDE, SIDE, 1)
-    pixels = preprocessing.decode(images, height=SIDE, width=SIDE, channels=1, fit="stretch").numpy() / 255.0
+    pixels = tf.cast(decode(images, PixelShape(SIDE, SIDE, 1)), tf.float32).numpy() / 255.0
     decoded = network.whole(pixels, training=False).numpy()
     np.testing.assert_allclose(answer["error"], ((pixels - decoded) ** 2).mean((1, 2, 3)), rtol=1e-4)
     np.testing.assert_allclose(answer["image"], decoded * 255, atol=0.51)

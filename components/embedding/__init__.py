@@ -1,0 +1,1 @@
+"""What Embedder is made of: reading examples, the encoder, the cache, the parts it writes."""

@@ -1,0 +1,1 @@
+"""What EncoderEvaluator is made of: metrics, references, samples, gates, pictures."""

@@ -1,0 +1,1 @@
+"""What ImageExampleGen is made of: sources and their listing, and how a shard of them becomes examples."""
