@@ -57,7 +57,7 @@ slow: setup
 check: lint types fast  ## The fast part of `make test`: 2 minutes
 
 bench: setup  ## Run benchmarks/NAME.py (SCALE=small for a quick look)
-	@$(PIPELINE)/python benchmarks/$(NAME).py --scale $(SCALE) $(if $(IMAGES),--images "$(IMAGES)")
+	@$(PIPELINE)/python -W ignore::FutureWarning -m benchmarks.$(NAME) --scale $(SCALE) $(if $(IMAGES),--images "$(IMAGES)")
 
 benchmarks: setup  ## Every benchmark at SCALE
 	@for name in $(BENCHMARKS); do $(MAKE) bench NAME=$$name SCALE=$(SCALE); done

@@ -15,9 +15,9 @@ import time
 import keras
 import numpy as np
 import tensorflow as tf
-from _results import Goal, arguments, digits, report
 from PIL import Image
 
+from benchmarks._results import Goal, arguments, digits, report
 from pipeline import trainer
 from pipeline.config import EncoderConfig, TrainingConfig
 

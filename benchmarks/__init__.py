@@ -1,0 +1,1 @@
+"""What is measured against what; each runs alone: python -m benchmarks.<name>."""
