@@ -11,7 +11,7 @@ from serving.release import layout
 from serving.release.encoder_info import EncoderInfo
 
 WARMUP = "assets.extra/tf_serving_warmup_requests"
-WARMUP_SIZES = (1, 8, 32, 64)
+WARMUP_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 def predict_request(model: str, signature: str, name: str, values: Sequence[bytes]) -> Any:
