@@ -48,6 +48,7 @@ setup(
     extras_require={
         "client": ["grpcio-health-checking", "googleapis-common-protos"],
         "serving": ["scann", "grpcio-health-checking", "grpcio-reflection", "grpcio-status", "prometheus-client"],
+        "tracing": ["opentelemetry-api", "opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-grpc"],
         "pipeline": ["tfx==1.16.0", "scann==1.3.2", "tensorflow-serving-api", "grpcio-health-checking", "matplotlib"],
     },
     entry_points={
