@@ -52,8 +52,9 @@ def test_the_service_answers_from_the_release(published, digits, tmp_path):
         assert item.sha256 == canonicalize(inside.read_bytes()).sha256
         assert (item.width, item.height, item.attributes["label"]) == (28, 28, inside.parent.name)
         assert canonicalize(item.thumbnail).width == 28
-        with pytest.raises(QueryFailed, match="NOT_FOUND"):
+        with pytest.raises(QueryFailed, match="no item 'no/such.png'") as refused:
             client.get_item("no/such.png")
+        assert refused.value.code == "NOT_FOUND"
 
         images, errors = demonstration.reconstruct(
             service.encoder, release.encoder_version, [query.read_bytes() for query in digits.queries[:3]]
