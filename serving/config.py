@@ -8,9 +8,10 @@ from typing import Any
 
 import yaml
 
+from serving.checks import ConfigError, check_range, check_types
+from serving.options import Connections, Decoding, Encoding, Limits, Logs, Security
 
-class ConfigError(ValueError):
-    """An option that doesn't exist, or a value that can't be."""
+__all__ = ["ConfigError", "GatewayConfig"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +20,8 @@ class GatewayConfig:
 
     serving_root: a local folder, gs:// or s3://. encoder: HOST:PORT of TF Serving's gRPC.
     host, port: where to listen; port 0 picks a free one. port_file: written once it listens.
-    insecure: listen beyond loopback although nothing is encrypted or authenticated.
+    processes: that listen on that port together, each with threads, queues and limits of its own.
+    insecure: listen beyond loopback although nothing is encrypted or nobody is asked who they are.
     cache: where releases of an object store are copied to and verified.
     poll_seconds: how often CURRENT and the encoder are looked at.
     keep_releases, keep_seconds: how many releases stay in memory after another took over, and for how long, to answer
@@ -30,6 +32,7 @@ class GatewayConfig:
     drain_seconds: between NOT_SERVING and refusing connections, for load balancers to notice.
     grace_seconds: that running requests get to finish after that.
     reflection: let tools list the API.
+    limits, connections, encoding, decoding, security, logs: see there.
     """
 
     serving_root: str
@@ -37,6 +40,7 @@ class GatewayConfig:
     host: str = "127.0.0.1"
     port: int = 50051
     port_file: str | None = None
+    processes: int = 1
     insecure: bool = False
     cache: str | None = None
     poll_seconds: float = 1.0
@@ -49,37 +53,70 @@ class GatewayConfig:
     drain_seconds: float = 0.0
     grace_seconds: float = 10.0
     reflection: bool = False
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    connections: Connections = dataclasses.field(default_factory=Connections)
+    encoding: Encoding = dataclasses.field(default_factory=Encoding)
+    decoding: Decoding = dataclasses.field(default_factory=Decoding)
+    security: Security = dataclasses.field(default_factory=Security)
+    logs: Logs = dataclasses.field(default_factory=Logs)
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            _check_type(field, getattr(self, field.name))
+        check_types(self)
         if not self.serving_root:
             raise ConfigError("serving_root must be given: the folder or bucket that holds CURRENT.")
-        _check_range("port", self.port, 0, 65535)
-        _check_range("workers", self.workers, 1, 256)
-        _check_range("queue", self.queue, 0, 100_000)
-        _check_range("keep_releases", self.keep_releases, 0, 16)
-        _check_range("keep_seconds", self.keep_seconds, 0, 30 * 86400)
-        _check_range("cached_items", self.cached_items, 0, 100_000_000)
-        _check_range("poll_seconds", self.poll_seconds, 0.01, 3600)
-        _check_range("request_seconds", self.request_seconds, 0.01, 3600)
-        _check_range("drain_seconds", self.drain_seconds, 0, 3600)
-        _check_range("grace_seconds", self.grace_seconds, 0, 3600)
-        if not self.insecure and not _is_loopback(self.host):
+        check_range("port", self.port, 0, 65535)
+        check_range("processes", self.processes, 1, 64)
+        check_range("workers", self.workers, 1, 256)
+        check_range("queue", self.queue, 0, 100_000)
+        check_range("keep_releases", self.keep_releases, 0, 16)
+        check_range("keep_seconds", self.keep_seconds, 0, 30 * 86400)
+        check_range("cached_items", self.cached_items, 0, 100_000_000)
+        check_range("poll_seconds", self.poll_seconds, 0.01, 3600)
+        check_range("request_seconds", self.request_seconds, 0.01, 3600)
+        check_range("drain_seconds", self.drain_seconds, 0, 3600)
+        check_range("grace_seconds", self.grace_seconds, 0, 3600)
+        missing = self.security.missing()
+        if missing and not self.insecure and not _is_loopback(self.host):
             raise ConfigError(
-                f"host {self.host} is not loopback, and the gateway neither encrypts nor asks who is there: "
-                "listen on 127.0.0.1, or say insecure where the network itself keeps others out."
+                f"host {self.host} is not loopback, and there is no {' and no '.join(missing)}: "
+                "give that, listen on 127.0.0.1, or say insecure where the network itself keeps others out."
             )
 
     @classmethod
     def load(cls, file: pathlib.Path | None, flags: Mapping[str, Any]) -> "GatewayConfig":
-        """Returns the options in a YAML file, if any, overridden by `flags`; raises ConfigError."""
-        values = {**({} if file is None else _read(file)), **flags}
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(f"unknown option {', '.join(unknown)}; known are {', '.join(sorted(known))}.")
-        return cls(**{"serving_root": "", **values})
+        """Returns the options in a YAML file, if any, overridden by `flags`; raises ConfigError.
+
+        In the file the fields of a section stand below its name; flags have no sections.
+        """
+        values: dict[str, Any] = {} if file is None else _read(file)
+        _check_known(values, [field.name for field in dataclasses.fields(cls)], "")
+        given = dict(flags)
+        sections = {}
+        for name, section in SECTIONS.items():
+            known = [field.name for field in dataclasses.fields(section)]
+            block = values.pop(name, None) or {}
+            if not isinstance(block, dict):
+                raise ConfigError(f"{name} must hold options as `name: value`, got {block!r}.")
+            _check_known(block, known, f"{name}.")
+            sections[name] = section(**{**block, **{flag: given.pop(flag) for flag in known if flag in given}})
+        _check_known(given, [field.name for field in dataclasses.fields(cls)], "")
+        return cls(**{"serving_root": "", **values, **given, **sections})
+
+
+SECTIONS: dict[str, Any] = {
+    "limits": Limits,
+    "connections": Connections,
+    "encoding": Encoding,
+    "decoding": Decoding,
+    "security": Security,
+    "logs": Logs,
+}
+
+
+def _check_known(values: Mapping[str, Any], known: list[str], prefix: str) -> None:
+    unknown = [prefix + name for name in sorted(set(values) - set(known))]
+    if unknown:
+        raise ConfigError(f"unknown option {', '.join(unknown)}; known are {', '.join(sorted(known))}.")
 
 
 def _read(file: pathlib.Path) -> dict[str, Any]:
@@ -90,19 +127,6 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{file} must hold options as `name: value`.")
     return {str(name): value for name, value in values.items()}
-
-
-def _check_type(field: Any, value: Any) -> None:
-    # YAML reads 1 as an int, which is a fine float; and a bool is an int in Python, but not a fine one.
-    wanted: dict[Any, tuple[type, ...]] = {float: (float, int), str | None: (str, type(None))}
-    types = wanted.get(field.type, (field.type,))
-    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-        raise ConfigError(f"{field.name} must be {getattr(field.type, '__name__', field.type)}, got {value!r}.")
-
-
-def _check_range(name: str, value: float, least: float, most: float) -> None:
-    if not least <= value <= most:
-        raise ConfigError(f"{name} must be in [{least}, {most}], got {value}.")
 
 
 def _is_loopback(host: str) -> bool:

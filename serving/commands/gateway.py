@@ -13,12 +13,61 @@ Health (grpc.health.v1): "" is the process, "lookalike.retrieval.v1.RetrievalSer
 
 import argparse
 import asyncio
+import dataclasses
 import logging
 import os
 import pathlib
 import sys
 
+from serving.config import SECTIONS
+
 HELP = "serve the current release over gRPC"
+# The fields of the options' sections. Their types and defaults stand there.
+_SECTIONS = {
+    "limits": {
+        "in_flight": "requests at work at once; more are refused",
+        "in_flight_bytes": "bytes of all requests at work",
+        "request_bytes": "bytes of one request",
+        "metadata_bytes": "bytes of one request's headers",
+        "backlog": "requests that may have arrived and not been looked at",
+    },
+    "connections": {
+        "max_streams": "requests at once on one connection",
+        "max_age": "seconds until a connection is closed in peace, 0 for never",
+        "age_grace": "seconds that its requests get to finish",
+        "max_idle": "seconds until an idle connection is closed, 0 for never",
+        "keepalive": "seconds between pings to a silent client, 0 for never",
+        "keepalive_timeout": "seconds that it gets to answer",
+        "min_ping": "seconds that clients must leave between their pings",
+    },
+    "encoding": {
+        "batch_images": "images of requests at the same time that are encoded together",
+        "batches": "calls to the encoder at once",
+        "batch_wait_seconds": "seconds that an image waits for company",
+        "breaker_failures": "failures in a row after which image queries fail at once",
+        "breaker_seconds": "seconds until one is let through again",
+    },
+    "decoding": {
+        "small_pixels": "images of more are decoded in a process of its own",
+        "decode_memory_bytes": "bytes of memory that it may take",
+        "decode_seconds": "seconds that it may take for an image",
+    },
+    "security": {
+        "tls_cert": "certificate (chain) of the gateway, PEM",
+        "tls_key": "its key, PEM",
+        "client_ca": "clients must show a certificate of this authority, PEM",
+        "read_tokens": "file with tokens that may ask",
+        "admin_tokens": "file with tokens that may do everything",
+        "encoder_ca": "ask the encoder over TLS; its authority, PEM",
+        "encoder_cert": "our certificate for the encoder, PEM",
+        "encoder_key": "its key, PEM",
+    },
+    "logs": {
+        "log_format": "text or json",
+        "log_requests": "share of requests that are logged, in [0, 1]",
+        "audit_file": "file that what admins do is written to",
+    },
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default=absent, help="address to listen on [127.0.0.1]")
     parser.add_argument("--port", type=int, default=absent, help="port to listen on, 0 for a free one [50051]")
     parser.add_argument("--port-file", default=absent, help="file to write the port to once it listens")
+    parser.add_argument("--processes", type=int, default=absent, help="processes that listen together [1]")
     parser.add_argument("--cache", default=absent, help="folder for releases copied from an object store")
     parser.add_argument("--poll-seconds", type=float, default=absent, help="how often to look at CURRENT [1]")
     parser.add_argument("--keep-releases", type=int, default=absent, help="earlier releases kept for who pins them [1]")
@@ -45,6 +95,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--insecure", action="store_true", default=absent, help="listen beyond loopback, in the clear and without auth"
     )
+    for name, texts in _SECTIONS.items():
+        group = parser.add_argument_group(name)
+        for field in dataclasses.fields(SECTIONS[name]):
+            default = "" if field.default is None else f" [{field.default}]"
+            kind = field.type if field.type in (int, float) else str
+            flag = "--" + field.name.replace("_", "-")
+            group.add_argument(flag, type=kind, default=absent, help=texts[field.name] + default)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -57,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     # State changes of a server are wanted in its log, also without --verbose.
     logging.getLogger("serving").setLevel(logging.INFO)
-    known = set(GatewayConfig.__dataclass_fields__)
+    known = {field.name for options in (GatewayConfig, *SECTIONS.values()) for field in dataclasses.fields(options)}
     flags = {name: value for name, value in vars(arguments).items() if name in known}
     try:
         asyncio.run(serve(GatewayConfig.load(arguments.config, flags)))
