@@ -20,6 +20,7 @@ from components.embedding.parts import EmbeddingsReport, open_vectors
 from components.index_builder import parts_of_shard, read_index, shard_counts
 from components.index_plot import plot_evaluation
 from serving.index import ExactIndex, Index, IndexParameters, load_index
+from serving.release.distribution import Distribution
 from serving.release.items import ItemShard
 from serving.release.manifest import GoldenQuery
 from serving.release.shard import LoadedShard
@@ -239,6 +240,8 @@ def evaluate(
     named |= set(asked.rows[:_GOLDEN_QUERIES].tolist())
     golden = golden_queries(asked, exact, _item_ids(index_store, index, named))
     recall = float(recalls[GATE_AT].mean())
+    # What a gateway compares the best scores of its queries with; none where there is but one item.
+    top1_scores = Distribution.of(exact.scores[:, 0].tolist())
     p50, p95, p99 = np.percentile(measured.seconds, [50, 95, 99]).tolist()
     evaluation = {
         "kind": index["kind"],
@@ -249,6 +252,7 @@ def evaluate(
         "queries": len(chosen),
         "held_out": int(sum(int(mask.sum()) for mask in held_out)),
         "seed": seed,
+        "top1_scores": None if top1_scores is None else top1_scores.to_dict(),
         "recall": {str(k): float(values.mean()) for k, values in recalls.items()},
         "gate": {"k": GATE_AT, "min_recall": min_recall, "recall": recall, "met": recall >= min_recall},
         "golden_recall": golden_floor(recalls[GATE_AT][: len(golden)]),

@@ -13,6 +13,7 @@ from components.evaluation.metrics import Rows, Vectors
 from components.evaluation.sample import SplitSample
 from components.evaluation.spectrum import Spectrum, finite, spectrum
 from components.pixels import Pixels, PixelShape, decode_pixels
+from serving.release.distribution import Distribution
 
 _COPY_BLOCK = 256
 
@@ -22,7 +23,7 @@ class Reconstruction:
     """Mean squared errors over the images asked, pixels in [0, 1]; encoder's are None where it has no decoder.
 
     reported: what the encoder says. shown: what its pictures say. variation: variance of its pictures' pixels over the
-    images, 0 where it draws one picture for all.
+    images, 0 where it draws one picture for all. errors: how what the encoder says is distributed over the images.
     """
 
     reported: float | None
@@ -33,6 +34,7 @@ class Reconstruction:
     pca: float
     pca_dimension: int
     pca_fitted_on: int
+    errors: Distribution | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +117,7 @@ def _reconstruction(sample: Gathered, learned: Pixels, pca: references.PcaRefere
         pca=float(pca.errors(asked).mean()),
         pca_dimension=pca.dimension,
         pca_fitted_on=pca.fitted_on,
+        errors=None if errors is None else Distribution.of(errors.tolist()),
     )
 
 

@@ -48,7 +48,8 @@ def complete(folder: pathlib.Path, info: EncoderInfo, warmup: Sequence[Any]) -> 
 def encoder_metrics(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what `evaluation.json` says of the encoder itself: EncoderInfo.metrics.
 
-    Nothing that differs from run to run: the info is part of the encoder's digest.
+    Nothing that differs from run to run: the info is part of the encoder's digest. `reconstruction_errors`, where the
+    family reconstructs, is the Distribution that a gateway compares the errors of queries with.
     """
     recall = evaluation["recall"]["embedding"]
     found = {
@@ -57,4 +58,7 @@ def encoder_metrics(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         "effective_rank": evaluation["spectrum"]["effective_rank"],
         **evaluation["labelled"].get("embedding", {}),
     }
-    return {name: round(float(value), 6) for name, value in found.items() if value is not None}
+    metrics: dict[str, Any] = {name: round(float(value), 6) for name, value in found.items() if value is not None}
+    if errors := evaluation["reconstruction"].get("errors"):
+        metrics["reconstruction_errors"] = errors
+    return metrics

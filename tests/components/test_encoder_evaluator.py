@@ -80,6 +80,9 @@ def test_a_good_encoder_is_blessed_and_reported(tmp_path, examples):
     assert value["labelled"]["embedding"]["one_nn"] > 0.9
     assert set(value["recall"]) == {"embedding", "pca", "pixels"}
     assert len(value["data_fingerprint"]) == 64
+    errors = value["reconstruction"]["errors"]
+    assert errors["count"] == value["asked"]
+    assert errors["percentiles"][0] < value["reconstruction"]["reported"] < errors["percentiles"][100]
     page = (folder / "report.html").read_text()
     assert re.findall(r'(?:src|href)="(?!data:image/png;base64,)', page) == []
     assert page.count("<img") == 4

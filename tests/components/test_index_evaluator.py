@@ -19,6 +19,7 @@ from components.index_evaluator import (
     recall_at,
     row_starts,
 )
+from serving.release.distribution import Distribution
 from tests.components.tiny import make_embeddings
 
 
@@ -130,10 +131,15 @@ def test_brute_force_finds_everything(tmp_path, shards):
     assert evaluation["queries_per_second"] > 0
     golden = read(tmp_path, "golden.json")
     assert len(golden) == 75
+    top1_scores = Distribution.from_dict(evaluation["top1_scores"])
+    best = []
     for query in golden:
         own = vectors[query["item_id"]]
         others = sorted((-float(own @ vector), name) for name, vector in vectors.items() if name != query["item_id"])
         assert query["neighbors"] == [name for _, name in others[:10]]
+        best.append(-others[0][0])
+    assert top1_scores.count == 75
+    assert top1_scores.percentiles == pytest.approx(np.quantile(best, np.linspace(0, 1, 101), method="inverted_cdf"))
     with Image.open(tmp_path / "evaluation" / "evaluation.png") as picture:
         assert picture.width > 500
 

@@ -28,6 +28,7 @@ from components.validation.serving_check import (
     questions,
 )
 from serving.release import layout
+from serving.release.distribution import Distribution
 from serving.release.encoder_info import EncoderInfo, list_files, tree_digest
 from tests.components.tried_encoders import digits, export_encoder, write_split
 
@@ -35,9 +36,10 @@ IMAGES = digits(40)[0]
 RECORD = tf.train.Example(
     features=tf.train.Features(feature={"image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[IMAGES[0]]))})
 ).SerializeToString()
+ERRORS = Distribution.of([0.01, 0.02]).to_dict()
 EVALUATION = {
     "recall": {"embedding": {"shift": 0.9, "noise": 1.0}},
-    "reconstruction": {"reported": 0.0123456789},
+    "reconstruction": {"reported": 0.0123456789, "errors": ERRORS},
     "spectrum": {"effective_rank": 12.5},
     "labelled": {"embedding": {"one_nn": 0.97}, "pca": {"one_nn": 0.96}},
     "data_fingerprint": "f" * 64,
@@ -100,6 +102,7 @@ def test_the_complete_encoder_is_emitted_and_pusher_takes_it(tmp_path):
         "reconstruction_mse": 0.012346,
         "effective_rank": 12.5,
         "one_nn": 0.97,
+        "reconstruction_errors": ERRORS,
     }
     assert len(info.probes) == 5
     served = ExportedEncoder(str(folder))
