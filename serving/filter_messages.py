@@ -70,7 +70,7 @@ class _Reader:
             read = tuple(self.read(part, f"{below}.filters[{i}]") for i, part in enumerate(parts))
             return AllOf(read) if kind == "all_of" else AnyOf(read)
         except FilterError as error:
-            if error.part.startswith("filter."):
+            if error.part == "filter" or error.part.startswith("filter."):
                 raise  # it has its whole path
             raise FilterError(f"{below}.{error.part}" if error.part else path, str(error)) from error
 

@@ -6,6 +6,7 @@ Each is freed after its last request.
 import threading
 import time
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 from serving import errors
@@ -14,19 +15,18 @@ from serving.searcher import Searcher
 
 
 class Holding:
-    """A release and how many use it; closed when nobody does. Used by several threads at once."""
+    """A release and how many use it; closed when nobody does. Used by several threads at once.
+
+    A context manager, for one of its users: drops it at the end.
+    """
 
     def __init__(self, searcher: Searcher[Any]) -> None:
         """Takes over the release of `searcher`, with one user: whoever made this."""
         self.searcher = searcher
         self.release = searcher.release
+        self.release_id = searcher.release.manifest.release_id
         self._users = 1
         self._lock = threading.Lock()
-
-    @property
-    def release_id(self) -> str:
-        """Of the release."""
-        return self.release.manifest.release_id
 
     def retain(self) -> "Holding":
         """Adds a user and returns this holding; the caller must be one itself."""
@@ -41,6 +41,14 @@ class Holding:
             last = self._users == 0
         if last:
             self.release.close()
+
+    def __enter__(self) -> "Holding":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.drop()
 
 
 class Held:

@@ -27,6 +27,7 @@ _ASSETS = {
     "hashed_dataset.npy": "AH_DATASET_NPY",
 }
 _HASH_FROM = 16
+_USUAL_K = 32
 _BLOCK = 8192  # embeddings an exact search scores at a time
 _QUERIES = 256  # queries an exact search scores at a time: 256 x 8192 scores are 8 MB
 
@@ -90,12 +91,13 @@ class Index(Protocol):
     count: int
     dimension: int
 
-    def search(self, queries: Embeddings, k: int) -> tuple[Rows, Embeddings]:
+    def search(self, queries: Embeddings, k: int, *, effort: int = 1) -> tuple[Rows, Embeddings]:
         """Returns the rows and scores of each query's neighbours, best first.
 
         Args:
           queries: float32 `[Q, D]`, of unit length.
           k: at least 1.
+          effort: how many times as much to look at than usual, where an index looks at a part; at least 1.
 
         Returns:
           rows: int64 `[Q, min(k, count)]`, none twice in a query. scores: float32 of the same shape, the dot products
@@ -115,7 +117,7 @@ class ExactIndex:
         self._embeddings = _plain(embeddings)
         self.count, self.dimension = embeddings.shape
 
-    def search(self, queries: Embeddings, k: int) -> tuple[Rows, Embeddings]:
+    def search(self, queries: Embeddings, k: int, *, effort: int = 1) -> tuple[Rows, Embeddings]:
         k = _check_query(self, queries, k)
         parts = [self._search(queries[start : start + _QUERIES], k) for start in range(0, len(queries), _QUERIES)]
         if not parts:
@@ -150,18 +152,23 @@ class ScannIndex:
         self.count = count
         self.dimension = dimension
 
-    def search(self, queries: Embeddings, k: int) -> tuple[Rows, Embeddings]:
+    def search(self, queries: Embeddings, k: int, *, effort: int = 1) -> tuple[Rows, Embeddings]:
         k = _check_query(self, queries, k)
         if not k or not len(queries):
             return np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
         queries = np.ascontiguousarray(queries)
-        leaves = min(self._parameters.leaves_to_search, self.count)
-        rows, scores = self._ask(queries, k, leaves)
+        rows, scores = self._ask(queries, k, min(self._leaves(k, effort), self.count))
         # Where the leaves that were looked into hold fewer than k, ScaNN fills up with row 0 and a score of NaN.
         short = np.isnan(scores).any(axis=1)
         if short.any():
             rows[short], scores[short] = self._ask(queries[short], k, min(self._parameters.leaves, self.count))
         return rows, scores
+
+    def _leaves(self, k: int, effort: int) -> int:
+        # The parameters are chosen for some ten neighbours. More of them lie in more leaves: with the leaves growing as
+        # the root of k, recall at 400 measured as good as at 10; with the same ones it fell from 0.99 to 0.95.
+        leaves = self._parameters.leaves_to_search * effort
+        return min(self._parameters.leaves, leaves if k <= _USUAL_K else round(leaves * (k / _USUAL_K) ** 0.5))
 
     def _ask(self, queries: Embeddings, k: int, leaves: int) -> tuple[Rows, Embeddings]:
         reorder = max(k, self._parameters.reorder)

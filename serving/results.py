@@ -21,8 +21,7 @@ class Hit(NamedTuple):
     collapsed_ids: Sequence[str] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Timings:
+class Timings(NamedTuple):
     """Seconds spent, by step; 0 for a step that the query didn't need."""
 
     decode: float = 0.0
@@ -30,8 +29,7 @@ class Timings:
     search: float = 0.0
 
 
-@dataclasses.dataclass(frozen=True)
-class SearchResult:
+class SearchResult(NamedTuple):
     """An answer, best first, and the pair of encoder and index that gave it.
 
     matching: how many items match the filter, None without one. timings: None in a batch, which has its own.

@@ -3,9 +3,8 @@
 D: the dimension of the release's embeddings.
 """
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,7 +37,7 @@ class Retrieval:
 
     async def search(self, query: Query, deadline: Deadline) -> SearchResult:
         """Returns the `query.k` items most like the query, itself left out where it is an item."""
-        with self._taken(query.release_id) as holding:
+        with self._held.take(query.release_id) as holding:
             vector, decode, encode = query.vector, 0.0, 0.0
             if query.image is not None:
                 embedded = await self._embedder.embed([query.image], holding, deadline)
@@ -54,7 +53,7 @@ class Retrieval:
 
         An exception in the place of a query is its outcome.
         """
-        with self._taken(release_id) as holding:
+        with self._held.take(release_id) as holding:
             vectors = [query if isinstance(query, Exception) else query.vector for query in queries]
             images = {
                 i: query.image
@@ -71,7 +70,7 @@ class Retrieval:
 
     async def encode(self, image: bytes, deadline: Deadline, *, release_id: str = "") -> EncodeResult:
         """Returns the embedding of an image file."""
-        with self._taken(release_id) as holding:
+        with self._held.take(release_id) as holding:
             embedded = await self._embedder.embed([image], holding, deadline)
             return EncodeResult(_raised(embedded.outcomes[0]), holding.release_id, _encoder_version(holding))
 
@@ -80,7 +79,7 @@ class Retrieval:
     ) -> ItemsResult:
         """Returns items of a release."""
         check_item_ids(item_ids)
-        with self._taken(release_id) as holding:
+        with self._held.take(release_id) as holding:
             items = await self._run(holding, deadline, lambda: _items(holding, item_ids, thumbnails))
             return ItemsResult(items, holding.release_id)
 
@@ -90,14 +89,6 @@ class Retrieval:
         if result.items == [None]:
             raise errors.ItemNotFound(item_id, result.release_id)
         return result
-
-    @contextlib.contextmanager
-    def _taken(self, release_id: str = "") -> Iterator[Holding]:
-        holding = self._held.take(release_id)
-        try:
-            yield holding
-        finally:
-            holding.drop()
 
     async def _answer(self, query: Query, vector: Vector | None, holding: Holding, deadline: Deadline) -> _Answer:
         searcher = holding.searcher

@@ -90,6 +90,8 @@ class AbortingInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, service: str) -> None:
         self._prefix = f"/{service}/"
+        # By the handler that is wrapped: to wrap anew for every call would take a tenth of a short one.
+        self._wrapped: dict[str, tuple[Any, Any]] = {}
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
@@ -98,12 +100,19 @@ class AbortingInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
         if handler is None or not details.method.startswith(self._prefix):
             return handler
-        # gRPC itself would answer UNKNOWN to bytes that don't parse, so they are parsed in here.
-        return grpc.unary_unary_rpc_method_handler(
-            _aborting(details.method, handler.unary_unary, handler.request_deserializer),
-            request_deserializer=None,
-            response_serializer=_serialized,
-        )
+        known = self._wrapped.get(details.method)
+        if known is None or known[0] is not handler:
+            known = self._wrapped[details.method] = handler, _wrapped(details.method, handler)
+        return known[1]
+
+
+def _wrapped(method: str, handler: Any) -> Any:
+    # gRPC itself would answer UNKNOWN to bytes that don't parse, so they are parsed in here.
+    return grpc.unary_unary_rpc_method_handler(
+        _aborting(method, handler.unary_unary, handler.request_deserializer),
+        request_deserializer=None,
+        response_serializer=_serialized,
+    )
 
 
 def _serialized(answer: Any) -> bytes:

@@ -75,17 +75,21 @@ class Release:
             raise ValueError(f"vector must be finite and not all zero, got a length of {norm}.")
         return (wide / norm).astype(np.float32)
 
-    def nearest(self, query: Embeddings, k: int, exclude: int | None = None) -> tuple[Rows, Embeddings]:
+    def nearest(
+        self, query: Embeddings, k: int, exclude: int | None = None, *, effort: int = 1
+    ) -> tuple[Rows, Embeddings]:
         """Returns the rows `[m]` and exact scores `[m]` that the index finds nearest, best first, ties by item id.
 
         query: float32 `[D]`, of unit length. k: at least 1. exclude: a row to leave out. m is k, or all there are.
+        effort: see `Index.search`.
         """
         if len(self._shards) == 1:
-            return self._shards[0].nearest(query, k, exclude)
+            return self._shards[0].nearest(query, k, exclude, effort=effort)
         rows, scores = [], []
         for shard, start in zip(self._shards, self._starts.tolist(), strict=False):
             ours = exclude is not None and start <= exclude < start + shard.count
-            found, values = shard.nearest(query, k, exclude - start if ours and exclude is not None else None)
+            row = exclude - start if ours and exclude is not None else None
+            found, values = shard.nearest(query, k, row, effort=effort)
             rows.append(found + start)
             scores.append(values)
         return self._first(np.concatenate(rows), np.concatenate(scores), k)

@@ -27,10 +27,10 @@ class LoadedShard:
         self.items = items
         self.count = len(embeddings)
 
-    def nearest(self, query: Embeddings, k: int, exclude: int | None) -> tuple[Rows, Embeddings]:
+    def nearest(self, query: Embeddings, k: int, exclude: int | None, *, effort: int = 1) -> tuple[Rows, Embeddings]:
         """Returns the rows `[m]` and exact scores `[m]` of the nearest, best first, ties by item id; m <= k.
 
-        query: float32 `[D]`, of unit length. exclude: a row to leave out.
+        query: float32 `[D]`, of unit length. exclude: a row to leave out. effort: see `Index.search`.
         """
         wanted = min(k, self.count - (exclude is not None))
         if wanted < 1:
@@ -38,14 +38,15 @@ class LoadedShard:
         # Some more than wanted, because the index's order is not quite ours.
         proposals = wanted + 1 + max(10, wanted // 10)
         while True:
-            rows = self._index.search(query[np.newaxis], proposals)[0][0]
+            rows = self._index.search(query[np.newaxis], proposals, effort=effort)[0][0]
             if exclude is not None:
                 rows = rows[rows != exclude]
             scores = self.score(rows, query)
-            order = np.lexsort((self.ranks[rows], -scores))[:wanted]
+            order = np.lexsort((self.ranks[rows], -scores))
+            rows, scores = rows[order], scores[order]
             # Equals of the last one may not have been proposed.
-            if proposals >= self.count or scores.min() < scores[order[-1]] - _MARGIN:
-                return rows[order], scores[order]
+            if proposals >= self.count or scores[-1] < scores[wanted - 1] - _MARGIN:
+                return rows[:wanted], scores[:wanted]
             proposals *= 4
 
     def nearest_among(self, query: Embeddings, k: int, rows: Rows) -> tuple[Rows, Embeddings]:
@@ -67,8 +68,8 @@ class LoadedShard:
     def score(self, rows: Rows, query: Embeddings) -> Embeddings:
         """Returns the exact cosines of some rows with a query of unit length: float32 `[n]`, in [-1, 1]."""
         # Row by row, so that equal embeddings score exactly the same; a matrix product does not promise that.
-        products = (self._embeddings[rows] * query).sum(axis=1)
-        return np.clip(products, -1.0, 1.0, out=products)
+        products: Embeddings = np.add.reduce(self._embeddings.take(rows, axis=0) * query, axis=1)
+        return products.clip(-1.0, 1.0, out=products)
 
     def vectors(self, rows: Rows) -> Embeddings:
         """Returns copies of some embeddings: float32 `[n, D]`."""

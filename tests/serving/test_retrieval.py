@@ -11,7 +11,7 @@ import pytest
 from serving import errors
 from serving.deadline import Deadline
 from serving.embedding import Embedder
-from serving.held import Held, Holding
+from serving.held import Held
 from serving.query import Query
 from serving.release.reader import Release, open_release
 from serving.retrieval import Retrieval
@@ -170,21 +170,6 @@ def test_a_release_stays_open_for_a_thread_whose_request_was_given_up(loop: Loop
     core.workers._pool.shutdown(wait=True)
     assert seen == [False]
     assert closed(old)
-
-
-def test_holding_closes_after_its_last_user() -> None:
-    class Counted:
-        closed = 0
-
-        def close(self) -> None:
-            self.closed += 1
-
-    release = Counted()
-    holding = Holding(Searcher(release, lambda item: item, cached_items=0))
-    holding.retain().drop()
-    assert release.closed == 0
-    holding.drop()
-    assert release.closed == 1
 
 
 def test_the_releases_of_two_flips(core: Core) -> None:
