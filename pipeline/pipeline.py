@@ -199,8 +199,16 @@ def evaluation_config(evaluation: EvaluationConfig, *, labelled: bool) -> tfma.E
         value_threshold=tfma.GenericValueThreshold(upper_bound={"value": evaluation.max_mse})
     )
     return tfma.EvalConfig(
-        # `tf_generic` calls the signature `examples` with serialized examples.
-        model_specs=[tfma.ModelSpec(signature_name="examples", model_type="tf_generic", prediction_key="mse")],
+        model_specs=[
+            tfma.ModelSpec(
+                # `tf_generic` calls the signature `examples` with serialized examples.
+                model_type="tf_generic",
+                signature_name="examples",
+                prediction_key="mse",
+                # Not used, but without any label TFMA takes every mean for 0 and blesses everything.
+                label_key=features.WIDTH,
+            )
+        ],
         slicing_specs=[tfma.SlicingSpec(), *(tfma.SlicingSpec(feature_keys=[name]) for name in slices)],
         metrics_specs=[
             tfma.MetricsSpec(
