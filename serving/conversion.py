@@ -1,6 +1,7 @@
 """Messages of `lookalike.retrieval.v1` to the core's dataclasses, and back."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from serving.catalog import Entry, State
 from serving.filters import FilterError
 from serving.query import Query, check_batch
 from serving.release.items import Item
-from serving.results import BatchResult, EncodeResult, Hit, ItemsResult, SearchResult
+from serving.results import BatchResult, EncodeResult, ItemsResult, SearchResult
 from serving.searcher import Method
 
 _METHODS = {
@@ -62,7 +63,7 @@ def to_queries(request: Any) -> list[Query | Exception]:
     return queries
 
 
-def render(item: Item) -> bytes:
+def render(item: Item) -> wire.ItemPart:
     """Returns an item as answers to a search hold it."""
     return wire.item(to_item(item).SerializeToString())
 
@@ -76,10 +77,11 @@ def to_search_response(result: SearchResult) -> bytes:
         method=_METHODS[result.method],
         matching_count=result.matching,
     )
-    return wire.search_response(
-        ((hit.item, hit.score, _collapsed(hit) if hit.collapsed else b"") for hit in result.neighbors),
-        rest.SerializeToString(),
-    )
+    more = [
+        _collapsed(count, ids) if count else b""
+        for count, ids in zip(result.collapsed, result.collapsed_ids, strict=True)
+    ]
+    return wire.search_response(result.items, result.scores, more, rest.SerializeToString())
 
 
 def to_batch_response(result: BatchResult) -> bytes:
@@ -163,9 +165,8 @@ def _filter(message: Any) -> Any:
         raise errors.InvalidQuery(error.part, str(error)) from error
 
 
-def _collapsed(hit: Hit) -> bytes:
-    more = retrieval_pb2.Neighbor(collapsed_count=hit.collapsed, collapsed_item_ids=hit.collapsed_ids)
-    data: bytes = more.SerializeToString()
+def _collapsed(count: int, item_ids: Sequence[str]) -> bytes:
+    data: bytes = retrieval_pb2.Neighbor(collapsed_count=count, collapsed_item_ids=item_ids).SerializeToString()
     return data
 
 

@@ -32,15 +32,25 @@ class Timings(NamedTuple):
 class SearchResult(NamedTuple):
     """An answer, best first, and the pair of encoder and index that gave it.
 
-    matching: how many items match the filter, None without one. timings: None in a batch, which has its own.
+    items, scores, collapsed, collapsed_ids: see Hit, one for each; the latter two are empty where nothing was to be
+    collapsed. matching: how many items match the filter, None without one. timings: None in a batch, which has its own.
     """
 
-    neighbors: list[Hit]
+    items: Sequence[Any]
+    scores: Sequence[float]
+    collapsed: Sequence[int]
+    collapsed_ids: Sequence[Sequence[str]]
     release_id: str
     encoder_version: int
     method: Method
     matching: int | None
     timings: Timings | None
+
+    @property
+    def neighbors(self) -> list[Hit]:
+        """The results, one by one."""
+        columns = (self.items, self.scores, self.collapsed, self.collapsed_ids)
+        return [Hit(*values) for values in zip(*(column for column in columns if column), strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)

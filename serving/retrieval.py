@@ -15,7 +15,7 @@ from serving.embedding import Embedder
 from serving.held import Held, Holding
 from serving.query import Query, Vector, check_item_ids
 from serving.release.items import Item
-from serving.results import BatchResult, EncodeResult, Hit, ItemsResult, SearchResult, Timings
+from serving.results import BatchResult, EncodeResult, ItemsResult, SearchResult, Timings
 from serving.searcher import Found
 from serving.workers import Workers
 
@@ -147,12 +147,11 @@ def _items(holding: Holding, item_ids: Sequence[str], thumbnails: bool) -> list[
 
 def _result(answer: _Answer, holding: Holding, timings: Timings | None) -> SearchResult:
     found, items, named = answer
-    if named:
-        counts = [count for count, _ in found.collapsed]
-        hits = [Hit(*values) for values in zip(items, found.scores, counts, named, strict=True)]
-    else:
-        hits = [Hit(*values) for values in zip(items, found.scores, strict=True)]
-    return SearchResult(hits, holding.release_id, _encoder_version(holding), found.method, found.matching, timings)
+    collapsed = [count for count, _ in found.collapsed]
+    version = _encoder_version(holding)
+    return SearchResult(
+        items, found.scores, collapsed, named, holding.release_id, version, found.method, found.matching, timings
+    )
 
 
 def _encoder_version(holding: Holding) -> int:

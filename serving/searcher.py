@@ -2,7 +2,9 @@
 
 import dataclasses
 import enum
+import itertools
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
@@ -91,7 +93,9 @@ class Searcher(Generic[T]):
         """render: makes of an item what answers hold. cached_items: how many of those to remember."""
         self.release = release
         self._render = render
-        self._items: Lru[int, T] = Lru(cached_items)
+        self._items: dict[int, T] = {}
+        self._cached_items = cached_items
+        self._lock = threading.Lock()
         self._matching: Lru[str, Matching] = Lru(FILTERS_KEPT)
         parameters = release.manifest.index.parameters
         share = 1.0 if release.exact else min(1.0, EFFORT * parameters["leaves_to_search"] / parameters["leaves"])
@@ -124,18 +128,26 @@ class Searcher(Generic[T]):
 
     def cached(self, rows: Sequence[int]) -> list[T] | None:
         """Returns the items of some rows, or None where some of them would have to be read from disk."""
-        found = self._items.get(rows)
-        return [found[row] for row in rows] if len(found) == len(rows) else None
+        # Without a lock, which would cost as much as the look-ups: a dict is whole at any moment.
+        found = [self._items.get(row) for row in rows]
+        return None if None in found else found  # type: ignore[return-value]  # there is no None in it
 
     def load(self, rows: Sequence[int]) -> list[T]:
         """Returns the items of some rows."""
-        found = self._items.get(rows)
-        missing = [row for row in rows if row not in found]
+        found = {row: self._items.get(row) for row in rows}
+        missing = [row for row, item in found.items() if item is None]
         if missing:
-            read = {row: self._render(item) for row, item in zip(missing, self.release.items(missing), strict=True)}
-            self._items.put(read.items())
-            found.update(read)
-        return [found[row] for row in rows]
+            read = [self._render(item) for item in self.release.items(missing)]
+            found.update(zip(missing, read, strict=True))
+            self._remember(missing, read)
+        return [found[row] for row in rows]  # type: ignore[misc]  # none is missing any more
+
+    def _remember(self, rows: Sequence[int], items: Sequence[T]) -> None:
+        with self._lock:
+            self._items.update(zip(rows, items, strict=True))
+            # What came first goes first: to keep count of what is asked for would make every search slower.
+            for row in list(itertools.islice(self._items, max(0, len(self._items) - self._cached_items))):
+                del self._items[row]
 
     def _matching_of(self, filter_: Filter) -> Matching:
         key = filters.key(filter_)

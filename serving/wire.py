@@ -4,11 +4,20 @@ An item takes longer to serialize than to find, and answers hold the same ones a
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from lookalike.retrieval.v1 import retrieval_pb2
 
 _LENGTH_DELIMITED, _FIXED32 = 2, 5
+_SCORE_BYTES = 4
+
+
+class ItemPart(NamedTuple):
+    """A Neighbor in a SearchResponse up to its score, which comes next. start: where the Neighbor's own bytes begin."""
+
+    data: bytes
+    start: int
 
 
 def _tag(message: type, field: str, wire_type: int) -> bytes:
@@ -22,23 +31,29 @@ _NEIGHBORS = _tag(retrieval_pb2.SearchResponse, "neighbors", _LENGTH_DELIMITED)
 _RESPONSE = _tag(retrieval_pb2.BatchSearchResult, "response", _LENGTH_DELIMITED)
 _ERROR = _tag(retrieval_pb2.BatchSearchResult, "error", _LENGTH_DELIMITED)
 _RESULTS = _tag(retrieval_pb2.BatchSearchResponse, "results", _LENGTH_DELIMITED)
-_score = struct.Struct("<f").pack
 
 
-def item(data: bytes) -> bytes:
-    """Returns an Item's bytes as the part of a Neighbor that holds it."""
-    return _ITEM + _length(data) + data
+def item(data: bytes) -> ItemPart:
+    """Returns the part that holds an Item's bytes."""
+    own = _ITEM + _length(data) + data + _SCORE
+    head = _NEIGHBORS + _varint(len(own) + _SCORE_BYTES)
+    return ItemPart(head + own, len(head))
 
 
-def search_response(neighbors: Iterable[tuple[bytes, float, bytes]], rest: bytes) -> bytes:
+def search_response(items: Sequence[ItemPart], scores: Sequence[float], more: Sequence[bytes], rest: bytes) -> bytes:
     """Returns a SearchResponse.
 
-    neighbors: the part that `item` made, the score, and the rest of the Neighbor. rest: of the SearchResponse.
+    more: what else each Neighbor holds, or nothing at all. rest: of the SearchResponse.
     """
+    packed = struct.pack(f"<{len(scores)}f", *scores)
     parts: list[bytes] = []
-    for item_part, score, more in neighbors:
-        size = len(item_part) + 5 + len(more)
-        parts += (_NEIGHBORS, _varint(size), item_part, _SCORE, _score(score), more)
+    for i, (data, start) in enumerate(items):
+        score = packed[_SCORE_BYTES * i : _SCORE_BYTES * (i + 1)]
+        if more and more[i]:
+            own = data[start:] + score + more[i]
+            parts += (_NEIGHBORS, _length(own), own)
+        else:
+            parts += (data, score)
     parts.append(rest)
     return b"".join(parts)
 

@@ -272,18 +272,17 @@ def test_collapse_looks_at_no_more_than_it_may(tmp_path: pathlib.Path) -> None:
 
 def test_items_are_remembered_up_to_a_limit(tmp_path: pathlib.Path) -> None:
     release_id = build_release(tmp_path / "root", n=50)
-    rendered = []
-    searcher = Searcher(
-        open_release(open_store(tmp_path / "root"), release_id),
-        lambda i: rendered.append(i) or i.item_id,
-        cached_items=10,
-    )
+    release, rendered = open_release(open_store(tmp_path / "root"), release_id), []
+    searcher = Searcher(release, lambda item: rendered.append(item) or item.item_id, cached_items=10)
     assert searcher.cached([1, 2]) is None
     assert searcher.load([1, 2]) == ["image-0001.png", "image-0002.png"]
-    assert searcher.cached([2, 1]) == ["image-0002.png", "image-0001.png"] and len(rendered) == 2
+    assert searcher.cached([2, 1, 2]) == ["image-0002.png", "image-0001.png", "image-0002.png"]
+    assert searcher.load([2, 2, 1]) == ["image-0002.png", "image-0002.png", "image-0001.png"] and len(rendered) == 2
     searcher.load(range(20, 29))
-    assert searcher.cached([1]) == ["image-0001.png"] and searcher.cached([2]) is None
-    searcher.release.close()
+    assert searcher.cached([1]) is None and searcher.cached([2, *range(20, 29)]) is not None
+    assert searcher.load(range(50)) == [f"image-{row:04d}.png" for row in range(50)]
+    assert searcher.cached(range(40, 50)) and searcher.cached([39]) is None
+    release.close()
 
 
 def test_warming_takes_the_time_of_a_search(large: Large) -> None:

@@ -19,14 +19,16 @@ def response(sizes: list[int]) -> tuple[retrieval_pb2.SearchResponse, bytes]:
     rest = retrieval_pb2.SearchResponse(release_id="r1", encoder_version=2**40, method=2, matching_count=0)
     whole = retrieval_pb2.SearchResponse()
     whole.CopyFrom(rest)
-    parts = []
+    parts, scores, extras = [], [], []
     for number, size in enumerate(sizes):
         more = retrieval_pb2.Neighbor(collapsed_count=number % 3, collapsed_item_ids=["a"] * (number % 3))
         score = random.Random(number).uniform(-1, 1) if number else 0.0
         neighbor = whole.neighbors.add(item=item(size), score=score)
         neighbor.MergeFrom(more)
-        parts.append((wire.item(item(size).SerializeToString()), score, more.SerializeToString()))
-    return whole, wire.search_response(parts, rest.SerializeToString())
+        parts.append(wire.item(item(size).SerializeToString()))
+        scores.append(score)
+        extras.append(more.SerializeToString())
+    return whole, wire.search_response(parts, scores, extras if any(extras) else [], rest.SerializeToString())
 
 
 @pytest.mark.parametrize("sizes", [[], [0], [1, 2, 3], list(range(100, 140)), [16_370, 16_380, 16_390], [3_000_000]])
