@@ -16,5 +16,5 @@ class Deadline:
         """Returns the seconds left, above 0; raises DeadlineExceeded where there are none: nothing more is begun."""
         left = self._end - time.monotonic()
         if left <= 0:
-            raise errors.DeadlineExceeded("the deadline has passed.")
+            raise errors.DeadlineExceeded("the deadline has passed.", begun=False)
         return left

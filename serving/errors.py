@@ -93,4 +93,11 @@ class Overloaded(RetrievalError):
 
 
 class DeadlineExceeded(RetrievalError):
-    """The time that the client gave (or the server's own cap) has passed. What had not begun was not started."""
+    """The time that the client gave (or the server's own cap) has passed. What had not begun was not started.
+
+    begun: whether work was under way when it passed; else it waited, or came too late for its next step.
+    """
+
+    def __init__(self, message: str, *, begun: bool = True) -> None:
+        super().__init__(message)
+        self.begun = begun
