@@ -12,8 +12,9 @@ from tfx.types import standard_artifacts
 
 from components import index_evaluator
 from components.artifact_files import fetched_folder
-from components.artifacts import IndexEvaluation, PublishedRelease, VectorIndex
+from components.artifacts import IndexEvaluation, IngestReport, PublishedRelease, VectorIndex
 from components.index_builder import read_index
+from components.ingest.report import REPORT
 from serving.release import layout
 from serving.release.manifest import GoldenQuery
 from serving.release.publish import Published, publish
@@ -56,6 +57,13 @@ def read_lineage(text: str) -> dict[str, Any]:
     return value
 
 
+def data_lineage(report: str) -> dict[str, Any]:
+    """Returns what a release says of its data, from the report of ingest at this URI."""
+    value = json.loads(open_store(report).read(REPORT))
+    told = ("images", "data_fingerprint", "spans", "items", "splits", "skipped")
+    return {"data": {name: value.get(name) for name in told}}
+
+
 def publish_artifacts(
     *,
     encoder: str,
@@ -94,6 +102,7 @@ def Publisher(
     index_evaluation: InputArtifact[IndexEvaluation],
     release: OutputArtifact[PublishedRelease],
     serving_root: Parameter[str],
+    report: InputArtifact[IngestReport] = None,
     model_name: Parameter[str] = "encoder",
     lineage: Parameter[str] = "",
     run: Parameter[str] = "",
@@ -101,7 +110,8 @@ def Publisher(
 ) -> None:
     """Makes the pushed encoder and `index` the current release of `serving_root`, and writes its release.json.
 
-    lineage: a JSON object, kept in the release. code: the fingerprint of our code.
+    lineage: a JSON object, kept in the release with what `report`, of ingest, says of the data. code: the fingerprint
+    of our code.
     run: something that no earlier run had. TFX decides about its cache for a pipeline as a whole, so this is what makes
     this one step always run; where `CURRENT` holds the same content already, it does nothing.
     """
@@ -111,7 +121,7 @@ def Publisher(
         evaluation=index_evaluation.uri,
         serving_root=serving_root,
         model_name=model_name,
-        lineage={"code": code, "run": run, **read_lineage(lineage)},
+        lineage={"code": code, "run": run, **(data_lineage(report.uri) if report else {}), **read_lineage(lineage)},
         holder=f"Publisher, process {os.getpid()} on {socket.gethostname()}",
     )
     _log.info(

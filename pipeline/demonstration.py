@@ -161,7 +161,7 @@ def _image_of(client: Client, item_id: str) -> bytes:
 
 
 def _recall(manifest: dict[str, Any]) -> str:
-    recall = manifest["evaluation"].get("index", {}).get("recall", {})
+    recall = manifest["evaluation"].get("recall", {})
     return ", ".join(f"recall@{k} {float(value):.3f}" for k, value in recall.items()) or "recall not measured"
 
 

@@ -150,6 +150,7 @@ def create_training_pipeline(config: PipelineConfig, *, metadata: Any = None, ru
         pushed_model=pusher.outputs["pushed_model"],
         index=builder.outputs["index"],
         index_evaluation=index_evaluator.outputs["evaluation"],
+        report=example_gen.outputs["report"],
         serving_root=config.serving_root,
         model_name=config.model_name,
         lineage=json.dumps({"pipeline": config.name, "config": dataclasses.asdict(config)}, sort_keys=True),

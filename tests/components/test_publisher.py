@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfx.types import standard_artifacts
 from tfx.types.channel import Channel
 
-from components.artifacts import Embeddings, IndexEvaluation, PublishedRelease, VectorIndex
+from components.artifacts import Embeddings, IndexEvaluation, IngestReport, PublishedRelease, VectorIndex
 from components.embedder import Embedder
 from components.index_builder import IndexBuilder
 from components.index_evaluator import IndexEvaluator, RecallTooLow
@@ -96,6 +96,16 @@ def test_what_is_published_can_be_opened_and_searched(tmp_path, built):
     assert release.get_string_custom_property("release_id") == current
     assert release.get_int_custom_property("unchanged") == 0
     opened.close()
+
+
+def test_a_release_says_what_data_it_was_made_of(tmp_path, built):
+    report = artifact(IngestReport, tmp_path / "report")
+    told = {"images": "photos", "data_fingerprint": "f", "items": 30, "splits": {}, "skipped": {"total": 1}}
+    pathlib.Path(report.uri).mkdir()
+    (pathlib.Path(report.uri) / "report.json").write_text(json.dumps({**told, "listed": ["many"]}))
+    run(tmp_path / "root", {**built, "report": report}, tmp_path / "out")
+    manifest = Manifest.from_json((tmp_path / "out" / "release.json").read_bytes())
+    assert manifest.lineage["data"] == {**told, "spans": None}
 
 
 def test_a_second_run_with_the_same_content_does_nothing(tmp_path, built):
