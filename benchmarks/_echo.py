@@ -15,8 +15,9 @@ import grpc
 
 from lookalike.retrieval.v1 import retrieval_pb2
 from lookalike.tfserving.v1 import tfserving_pb2
-from serving import gateway, tensors
-from serving.images import ImageLimits
+from serving import tensors
+from serving.connections import server_options
+from serving.options import Connections, Limits
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
@@ -66,7 +67,7 @@ async def serve(arguments: argparse.Namespace) -> None:
     """Serves until SIGTERM."""
     answer = retrieval_pb2.SearchResponse.FromString(arguments.answer.read_bytes())
     echo = Echo(answer, arguments.hop)
-    server = grpc.aio.server(options=gateway._options(ImageLimits()))
+    server = grpc.aio.server(options=server_options(Limits(), Connections(), share_port=False))
     data = answer.SerializeToString()
     search = grpc.unary_unary_rpc_method_handler(
         echo.ready if arguments.ready else echo.search,

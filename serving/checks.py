@@ -14,7 +14,8 @@ def check_types(options: Any, prefix: str = "") -> None:
     wanted: dict[Any, tuple[type, ...]] = {float: (float, int), str | None: (str, type(None))}
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
-        types = wanted.get(field.type, (field.type,))
+        kind: Any = field.type
+        types = wanted.get(kind, (kind,))
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             raise ConfigError(
                 f"{prefix}{field.name} must be {getattr(field.type, '__name__', field.type)}, got {value!r}."

@@ -13,9 +13,13 @@ from grpc_health.v1 import health_pb2_grpc
 
 from lookalike.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from serving import conversion
+from serving.admission import Admission
+from serving.batching_encoder import BatchingEncoder
 from serving.catalog import Catalog
 from serving.config import GatewayConfig
+from serving.connections import server_options
 from serving.embedding import Embedder
+from serving.guarded_encoder import GuardedEncoder
 from serving.health import SERVICE, Health
 from serving.held import Held
 from serving.images import ImageLimits
@@ -24,6 +28,7 @@ from serving.release.release import Release
 from serving.retrieval import Retrieval
 from serving.searcher import Searcher
 from serving.service import RetrievalServicer
+from serving.shedding import SheddingInterceptor, kind_of
 from serving.status import AbortingInterceptor
 from serving.storage import LocalStore, open_store
 from serving.tfserving import TfServingEncoder
@@ -39,7 +44,7 @@ class Gateway:
 
     def __init__(self, config: GatewayConfig) -> None:
         self._config = config
-        limits = ImageLimits()
+        limits = ImageLimits(max_bytes=min(ImageLimits().max_bytes, config.limits.request_bytes))
         store = open_store(config.serving_root)
         # Releases of an object store are searched from a verified copy; without a place for it, it lasts as long as we.
         self._temporary = None
@@ -50,14 +55,32 @@ class Gateway:
         self._held = Held(keep_releases=config.keep_releases, keep_seconds=config.keep_seconds)
         self._workers = Workers(config.workers, config.queue)
         self._encoder = TfServingEncoder(config.encoder)
+        encoding = config.encoding
+        batching = BatchingEncoder(
+            self._encoder,
+            images=encoding.batch_images,
+            batches=encoding.batches,
+            wait_seconds=encoding.batch_wait_seconds,
+        )
+        self._guarded = GuardedEncoder(
+            batching,
+            seconds=encoding.encode_seconds,
+            failures=encoding.breaker_failures,
+            pause=encoding.breaker_seconds,
+        )
+        # The watcher asks for versions that nobody is served from yet, so it asks the encoder itself.
         self._watcher = Watcher(store, self._held, self._encoder, self._prepare, cache=cache)
         self._health = Health()
         self._tasks: list[asyncio.Task[None]] = []
-        self._server = grpc.aio.server(interceptors=[AbortingInterceptor(SERVICE)], options=_options(limits))
+        admission = Admission(config.limits.in_flight, config.limits.in_flight_bytes)
+        self._server = grpc.aio.server(
+            interceptors=[SheddingInterceptor(SERVICE, admission, kind_of), AbortingInterceptor(SERVICE)],
+            options=server_options(config.limits, config.connections, share_port=False),
+        )
         catalog = Catalog(
             store, self._held, self._workers, refused=self._watcher.refused, current=lambda: self._watcher.wanted
         )
-        retrieval = Retrieval(self._held, Embedder(self._encoder, self._workers, limits), self._workers)
+        retrieval = Retrieval(self._held, Embedder(self._guarded, self._workers, limits), self._workers)
         servicer = RetrievalServicer(retrieval, catalog, config.request_seconds)
         retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)
@@ -80,7 +103,7 @@ class Gateway:
             LocalStore(file.parent).write(file.name, f"{port}\n".encode())
         poll = self._config.poll_seconds
         self._spawn(self._watcher.run(poll, self._health.serving))
-        self._spawn(self._health.watch_encoder(self._encoder, self._held, poll))
+        self._spawn(self._health.watch_encoder(self._guarded, self._held, poll))
         return port
 
     async def drain(self) -> None:
@@ -118,15 +141,6 @@ async def serve(config: GatewayConfig) -> None:
     await stop.wait()
     await gateway.drain()
     _log.info("stopped")
-
-
-def _options(limits: ImageLimits) -> list[tuple[str, int]]:
-    return [
-        # One image and the little around it; what is larger is refused before it is read.
-        ("grpc.max_receive_message_length", limits.max_bytes + 2**16),
-        # A second gateway on this port must fail, not take half of the connections unseen.
-        ("grpc.so_reuseport", 0),
-    ]
 
 
 def _add_reflection(server: grpc.aio.Server) -> None:

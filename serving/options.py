@@ -63,12 +63,14 @@ class Encoding:
 
     batch_images: single images of requests that run at the same time are sent together, at most so many; 1 sends each
       by itself. batches: that are under way at once. batch_wait_seconds: that an image waits for company when none is.
-    breaker_failures: in a row, after which image queries fail at once; breaker_seconds: until one is let through again.
+    encode_seconds: the longest that the encoder may take. breaker_failures: in a row, after which image queries fail at
+      once; breaker_seconds: until one is let through again.
     """
 
     batch_images: int = 64
     batches: int = 2
     batch_wait_seconds: float = 0.0
+    encode_seconds: float = 10.0
     breaker_failures: int = 5
     breaker_seconds: float = 1.0
 
@@ -77,6 +79,7 @@ class Encoding:
         check_range("encoding.batch_images", self.batch_images, 1, 1024)
         check_range("encoding.batches", self.batches, 1, 64)
         check_range("encoding.batch_wait_seconds", self.batch_wait_seconds, 0, 0.1)
+        check_range("encoding.encode_seconds", self.encode_seconds, 0.01, 3600)
         check_range("encoding.breaker_failures", self.breaker_failures, 1, 1_000_000)
         check_range("encoding.breaker_seconds", self.breaker_seconds, 0.01, 3600)
 

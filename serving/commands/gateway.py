@@ -44,6 +44,7 @@ _SECTIONS = {
         "batch_images": "images of requests at the same time that are encoded together",
         "batches": "calls to the encoder at once",
         "batch_wait_seconds": "seconds that an image waits for company",
+        "encode_seconds": "seconds that the encoder may take at most",
         "breaker_failures": "failures in a row after which image queries fail at once",
         "breaker_seconds": "seconds until one is let through again",
     },

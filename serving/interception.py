@@ -1,0 +1,47 @@
+"""Interceptors that wrap the unary methods of a service: each method once, not each call."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+
+# What a method does: the request (its bytes, where nobody parsed them) and gRPC's context in, the answer out.
+Behavior = Callable[[Any, Any], Awaitable[Any]]
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
+
+
+class WrappingInterceptor(grpc.aio.ServerInterceptor):
+    """Puts what `wrap` returns in place of each unary method of a service; requests and answers stay as they are."""
+
+    def __init__(self, service: str, wrap: Callable[[str, Behavior], Behavior]) -> None:
+        """wrap: called with the name of the method, such as `Search`, and what it does."""
+        self._prefix = f"/{service}/"
+        self._wrap = wrap
+        # By the handler that is wrapped: to wrap anew for every call would take a tenth of a short one.
+        self._wrapped: dict[str, tuple[Any, Any]] = {}
+
+    async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
+        """Returns the method's handler, wrapped."""
+        handler = await continuation(details)
+        if handler is None or handler.unary_unary is None or not details.method.startswith(self._prefix):
+            return handler
+        known = self._wrapped.get(details.method)
+        if known is None or known[0] is not handler:
+            name = details.method.removeprefix(self._prefix)
+            wrapped = grpc.unary_unary_rpc_method_handler(
+                self._wrap(name, handler.unary_unary),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+            known = self._wrapped[details.method] = handler, wrapped
+        return known[1]
+
+
+def refusing(abort: Callable[[Any], Awaitable[None]]) -> Any:
+    """Returns a handler that calls `abort` with gRPC's context before the request was received, however long it is."""
+
+    async def refuse(requests: Any, context: Any) -> None:
+        await abort(context)
+
+    # To gRPC a unary request is a stream of one, and what isn't asked for isn't read.
+    return grpc.stream_unary_rpc_method_handler(refuse)
