@@ -95,5 +95,5 @@ def test_changed_images_make_a_new_release_and_a_bad_encoder_none(published, dig
     # An encoder that is not good enough stops the run; what is served goes on.
     done = run(images, root, "evaluation.max_mse=0.000001")
     assert done.returncode == 1
-    assert "not blessed" in done.stderr
+    assert "did not bless the model" in done.stderr
     assert (root / "serving" / "CURRENT").read_text().strip() == second["release_id"]
