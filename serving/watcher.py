@@ -1,6 +1,7 @@
 """Follows `CURRENT`: loads the release it names beside the one that is served, verifies and warms it, then flips."""
 
 import asyncio
+import collections
 import logging
 import pathlib
 import threading
@@ -48,9 +49,10 @@ class Watcher:
         # Opened and verified but for the encoder; kept, because that costs a read of every byte.
         self._candidate: Release | None = None
         self._said = ""
-        # What CURRENT named when it was last read, and what must not be served, with the reason.
+        # What CURRENT named when it was last read; what must not be served, with the reason; and how often for what.
         self.wanted = ""
         self.refused: dict[str, str] = {}
+        self.faults: collections.Counter[str] = collections.Counter()
 
     async def run(self, poll_seconds: float, on_flip: Callable[[], Awaitable[None]]) -> None:
         """Polls until cancelled; awaits `on_flip` after each flip."""
@@ -71,6 +73,7 @@ class Watcher:
                 return await self._load(wanted)
         except ReleaseRefused as error:
             self.refused[wanted] = str(error)
+            self.faults[error.fault] += 1
             self._forget()
             _log.error("release %s is refused, %s: %s", wanted, self._meanwhile(), error)
         except (OSError, errors.RetrievalError) as error:

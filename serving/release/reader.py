@@ -46,9 +46,9 @@ def read_manifest(store: Store, release_id: str) -> Manifest:
     try:
         manifest = Manifest.from_json(store.read(f"{layout.release_folder(release_id)}/{layout.MANIFEST}"))
     except ManifestError as error:
-        raise ReleaseRefused(f"{layout.MANIFEST}: {error}") from error
+        raise ReleaseRefused(f"{layout.MANIFEST}: {error}", fault="manifest") from error
     if manifest.release_id != release_id:
-        raise ReleaseRefused(f"{layout.MANIFEST} is that of {manifest.release_id}.")
+        raise ReleaseRefused(f"{layout.MANIFEST} is that of {manifest.release_id}.", fault="manifest")
     return manifest
 
 
@@ -100,11 +100,12 @@ def load_release(folder: pathlib.Path, manifest: Manifest, encoder_info: Encoder
         recall = golden_recall(release)
         if recall < manifest.golden_recall:
             raise ReleaseRefused(
-                f"recall on the golden queries is {recall:.4f}, the manifest asks for {manifest.golden_recall}."
+                f"recall on the golden queries is {recall:.4f}, the manifest asks for {manifest.golden_recall}.",
+                fault="golden",
             )
     except (ValueError, TypeError) as error:
         _close(shards)
-        raise ReleaseRefused(f"index.parameters: {error}") from error
+        raise ReleaseRefused(f"index.parameters: {error}", fault="manifest") from error
     except ReleaseRefused:
         _close(shards)
         raise
@@ -122,13 +123,17 @@ def golden_recall(release: Release) -> float:
         vector = release.embedding(query.item_id)
         golden = [release.embedding(name) for name in query.neighbors]
         if vector is None or any(neighbor is None for neighbor in golden):
-            raise ReleaseRefused(f"golden query {query.item_id!r} names an item that the release doesn't hold.")
+            raise ReleaseRefused(
+                f"golden query {query.item_id!r} names an item that the release doesn't hold.", fault="golden"
+            )
         if not golden:
             continue
         best = np.sort(np.stack([n for n in golden if n is not None]) @ vector)[::-1]
         got = [neighbor.score for neighbor in release.search(vector, len(golden), exclude=query.item_id)]
         if any(score > bound + SCORE_TOLERANCE for score, bound in zip(got, best.tolist(), strict=False)):
-            raise ReleaseRefused(f"the neighbours of golden query {query.item_id!r} are not its nearest.")
+            raise ReleaseRefused(
+                f"the neighbours of golden query {query.item_id!r} are not its nearest.", fault="golden"
+            )
         expected += len(golden)
         found += sum(score >= best[-1] - SCORE_TOLERANCE for score in got)
     return found / expected if expected else 1.0
@@ -143,13 +148,16 @@ def check_encoder(release: Release, encode: Callable[[list[bytes]], npt.NDArray[
     expected = np.stack([probe.embedding for probe in probes]).astype(np.float64)
     got = np.asarray(encode([probe.image for probe in probes]), np.float64)
     if got.shape != expected.shape:
-        raise ReleaseRefused(f"the encoder answers the probe with shape {got.shape}, expected {expected.shape}.")
+        raise ReleaseRefused(
+            f"the encoder answers the probe with shape {got.shape}, expected {expected.shape}.", fault="probe"
+        )
     lengths = np.linalg.norm(got, axis=1) * np.linalg.norm(expected, axis=1)
     cosines = (got * expected).sum(axis=1) / np.where(lengths > 0, lengths, 1)
     if not (cosines >= PROBE_COSINE).all():
         raise ReleaseRefused(
             f"the encoder's embedding of the probe has a cosine of {cosines.min():.6f} with the one it was validated "
-            f"with, expected at least {PROBE_COSINE}: it is another encoder."
+            f"with, expected at least {PROBE_COSINE}: it is another encoder.",
+            fault="probe",
         )
 
 
@@ -167,7 +175,7 @@ def _download_release(store: Store, manifest: Manifest, folder: pathlib.Path) ->
             try:
                 store.download(f"{base}/{entry.path}", copy)
             except FileNotFoundError as error:
-                raise ReleaseRefused(f"{entry.path} is missing.") from error
+                raise ReleaseRefused(f"{entry.path} is missing.", fault="file") from error
             check_file(copy, entry)
             copy.replace(file)
 

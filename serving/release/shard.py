@@ -87,14 +87,16 @@ def load_shard(
     try:
         index = load_index(folder / shard.index, embeddings, parameters)
     except (*DAMAGE, FileNotFoundError) as error:
-        raise ReleaseRefused(f"{shard.index}: {error}") from error
+        raise ReleaseRefused(f"{shard.index}: {error}", fault="index") from error
     try:
         items = ItemShard(folder / shard.items)
         if items.count != shard.count:
-            raise ReleaseRefused(f"{shard.items} holds {items.count} items, the manifest says {shard.count}.")
+            raise ReleaseRefused(
+                f"{shard.items} holds {items.count} items, the manifest says {shard.count}.", fault="items"
+            )
         return LoadedShard(embeddings, index, items, _ranks(items, shard.items, place))
     except DAMAGE as error:
-        raise ReleaseRefused(f"{shard.items}: {error}") from error
+        raise ReleaseRefused(f"{shard.items}: {error}", fault="items") from error
 
 
 def _ranks(items: ItemShard, name: str, place: tuple[int, int]) -> npt.NDArray[np.int32]:
@@ -102,8 +104,8 @@ def _ranks(items: ItemShard, name: str, place: tuple[int, int]) -> npt.NDArray[n
     ranks = np.full(items.count, -1, np.int32)
     for rank, (row, item_id) in enumerate(items.by_id()):
         if not 0 <= row < items.count:
-            raise ReleaseRefused(f"{name} has a row {row}, expected rows in [0, {items.count}).")
+            raise ReleaseRefused(f"{name} has a row {row}, expected rows in [0, {items.count}).", fault="items")
         if shards > 1 and layout.shard_of(item_id, shards) != number:
-            raise ReleaseRefused(f"{name} holds {item_id!r}, which belongs to another shard.")
+            raise ReleaseRefused(f"{name} holds {item_id!r}, which belongs to another shard.", fault="items")
         ranks[row] = rank
     return ranks

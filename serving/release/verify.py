@@ -18,23 +18,27 @@ _BLOCK = 65536  # embeddings checked at a time
 
 
 class ReleaseRefused(Exception):
-    """A release that must not be served, and why: it will not get better by trying again."""
+    """A release that must not be served, and why: it will not get better by trying again.
 
-    def __init__(self, reason: str) -> None:
+    fault: what of it is wrong, in a word: manifest, file, encoder, embeddings, index, items, golden or probe.
+    """
+
+    def __init__(self, reason: str, *, fault: str) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.fault = fault
 
 
 def check_file(file: pathlib.Path, entry: FileEntry) -> None:
     """Raises ReleaseRefused where a local file is not, byte for byte, what the manifest says."""
     if not file.is_file():
-        raise ReleaseRefused(f"{entry.path} is missing.")
+        raise ReleaseRefused(f"{entry.path} is missing.", fault="file")
     size = file.stat().st_size
     if size != entry.size:
-        raise ReleaseRefused(f"{entry.path} has {size} bytes, the manifest says {entry.size}.")
+        raise ReleaseRefused(f"{entry.path} has {size} bytes, the manifest says {entry.size}.", fault="file")
     digest = file_sha256(file)
     if digest != entry.sha256:
-        raise ReleaseRefused(f"{entry.path} has sha256 {digest}, the manifest says {entry.sha256}.")
+        raise ReleaseRefused(f"{entry.path} has sha256 {digest}, the manifest says {entry.sha256}.", fault="file")
 
 
 def check_files(folder: pathlib.Path, entries: Iterable[FileEntry]) -> None:
@@ -47,26 +51,29 @@ def check_encoder_folder(folder: pathlib.Path, expected: EncoderRef, info_file: 
     """Returns what the encoder in a local folder says of itself; raises ReleaseRefused where it isn't `expected`."""
     name = f"encoder {expected.model} version {expected.version}"
     if not folder.is_dir():
-        raise ReleaseRefused(f"{name} is missing.")
+        raise ReleaseRefused(f"{name} is missing.", fault="encoder")
     digest = tree_digest(list_files(folder))
     if digest != expected.digest:
-        raise ReleaseRefused(f"{name} has digest {digest}, the manifest says {expected.digest}.")
+        raise ReleaseRefused(f"{name} has digest {digest}, the manifest says {expected.digest}.", fault="encoder")
     try:
         info = EncoderInfo.from_json((folder / info_file).read_bytes())
     except FileNotFoundError as error:
-        raise ReleaseRefused(f"{name} has no {info_file}.") from error
+        raise ReleaseRefused(f"{name} has no {info_file}.", fault="encoder") from error
     except ManifestError as error:
-        raise ReleaseRefused(f"{info_file} of {name}: {error}") from error
+        raise ReleaseRefused(f"{info_file} of {name}: {error}", fault="encoder") from error
     if (info.dimension, info.normalised) != (expected.dimension, expected.normalised):
         raise ReleaseRefused(
             f"{name} has dimension {info.dimension} and normalised {info.normalised}, "
-            f"the manifest says {expected.dimension} and {expected.normalised}."
+            f"the manifest says {expected.dimension} and {expected.normalised}.",
+            fault="encoder",
         )
     if not info.probes:
-        raise ReleaseRefused(f"{name} carries no probe, so nobody could tell it from another.")
+        raise ReleaseRefused(f"{name} carries no probe, so nobody could tell it from another.", fault="encoder")
     for probe in info.probes:
         if probe.embedding.shape != (info.dimension,) or not np.isfinite(probe.embedding).all():
-            raise ReleaseRefused(f"{name} has a probe of shape {probe.embedding.shape}, expected ({info.dimension},).")
+            raise ReleaseRefused(
+                f"{name} has a probe of shape {probe.embedding.shape}, expected ({info.dimension},).", fault="encoder"
+            )
     return info
 
 
@@ -76,11 +83,12 @@ def open_embeddings(file: pathlib.Path, count: int, dimension: int) -> npt.NDArr
         # An empty file can't be mapped.
         embeddings = np.load(file, mmap_mode="r" if count else None, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ReleaseRefused(f"{file.name}: {error}") from error
+        raise ReleaseRefused(f"{file.name}: {error}", fault="embeddings") from error
     found = embeddings.dtype, embeddings.shape, embeddings.flags.c_contiguous
     if found != (np.dtype("<f4"), (count, dimension), True):
         raise ReleaseRefused(
-            f"{file.name} holds {embeddings.dtype} {embeddings.shape}, expected float32 ({count}, {dimension})."
+            f"{file.name} holds {embeddings.dtype} {embeddings.shape}, expected float32 ({count}, {dimension}).",
+            fault="embeddings",
         )
     for start in range(0, count, _BLOCK):
         block = np.asarray(embeddings[start : start + _BLOCK])
@@ -89,7 +97,8 @@ def open_embeddings(file: pathlib.Path, count: int, dimension: int) -> npt.NDArr
         wrong = np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE))
         if len(wrong):
             raise ReleaseRefused(
-                f"{file.name} row {start + wrong[0]} has length {norms[wrong[0]]}, expected 1 within {UNIT_TOLERANCE}."
+                f"{file.name} row {start + wrong[0]} has length {norms[wrong[0]]}, expected 1 within {UNIT_TOLERANCE}.",
+                fault="embeddings",
             )
     return embeddings
 
