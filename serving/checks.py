@@ -11,7 +11,11 @@ class ConfigError(ValueError):
 def check_types(options: Any, prefix: str = "") -> None:
     """Raises ConfigError where a field of a dataclass holds a value of another type. prefix: of its name."""
     # YAML reads 1 as an int, which is a fine float; and a bool is an int in Python, but not a fine one.
-    wanted: dict[Any, tuple[type, ...]] = {float: (float, int), str | None: (str, type(None))}
+    wanted: dict[Any, tuple[type, ...]] = {
+        float: (float, int),
+        str | None: (str, type(None)),
+        int | None: (int, type(None)),
+    }
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         kind: Any = field.type

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from serving.checks import ConfigError, check_range, check_types
-from serving.options import Connections, Decoding, Encoding, Limits, Logs, Security
+from serving.options import Connections, Decoding, Encoding, Limits, Logs, Monitoring, Security
 
 __all__ = ["ConfigError", "GatewayConfig"]
 
@@ -32,7 +32,7 @@ class GatewayConfig:
     drain_seconds: between NOT_SERVING and refusing connections, for load balancers to notice.
     grace_seconds: that running requests get to finish after that.
     reflection: let tools list the API.
-    limits, connections, encoding, decoding, security, logs: see there.
+    limits, connections, encoding, decoding, security, logs, monitoring: see there.
     """
 
     serving_root: str
@@ -59,6 +59,7 @@ class GatewayConfig:
     decoding: Decoding = dataclasses.field(default_factory=Decoding)
     security: Security = dataclasses.field(default_factory=Security)
     logs: Logs = dataclasses.field(default_factory=Logs)
+    monitoring: Monitoring = dataclasses.field(default_factory=Monitoring)
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -110,6 +111,7 @@ SECTIONS: dict[str, Any] = {
     "decoding": Decoding,
     "security": Security,
     "logs": Logs,
+    "monitoring": Monitoring,
 }
 
 

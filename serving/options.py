@@ -172,3 +172,31 @@ class Logs:
         check_range("logs.log_requests", self.log_requests, 0, 1)
         if self.log_format not in ("text", "json"):
             raise ConfigError(f"logs.log_format must be text or json, got {self.log_format!r}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Monitoring:
+    """How the gateway is seen from outside; docs/monitoring.md says by what.
+
+    metrics_port: where Prometheus finds /metrics, over plain HTTP; None is nowhere, 0 a free one. Of several processes
+      each has a port of its own, from this one on. metrics_host: where to listen for it, loopback unless told.
+      metrics_port_file: written with the port; by processes after the first with their number behind a dot.
+    reconstruct_images: the share of query images that the encoder is asked to reconstruct, in [0, 1], to see drift;
+      none without a metrics_port.
+    trace_endpoint: an OTLP collector (gRPC) that OpenTelemetry traces are sent to, such as http://127.0.0.1:4317.
+    trace_requests: the share of requests that are traced, in [0, 1], where the caller's traceparent doesn't say.
+    """
+
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
+    metrics_port_file: str | None = None
+    reconstruct_images: float = 0.01
+    trace_endpoint: str | None = None
+    trace_requests: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_types(self, "monitoring.")
+        if self.metrics_port is not None:
+            check_range("monitoring.metrics_port", self.metrics_port, 0, 65535)
+        check_range("monitoring.reconstruct_images", self.reconstruct_images, 0, 1)
+        check_range("monitoring.trace_requests", self.trace_requests, 0, 1)

@@ -18,6 +18,7 @@ import logging
 import os
 import pathlib
 import sys
+from typing import Any
 
 from serving.config import SECTIONS
 
@@ -68,7 +69,18 @@ _SECTIONS = {
         "log_requests": "share of requests that are logged, in [0, 1]",
         "audit_file": "file that what admins do is written to",
     },
+    "monitoring": {
+        "metrics_port": "port of /metrics for Prometheus, 0 for a free one",
+        "metrics_host": "address to listen on for it",
+        "metrics_port_file": "file to write that port to",
+        "reconstruct_images": "share of query images that are reconstructed to see drift, in [0, 1]",
+        "trace_endpoint": "OTLP collector (gRPC) that traces are sent to",
+        "trace_requests": "share of requests that are traced where the caller doesn't say, in [0, 1]",
+    },
 }
+
+# How a flag is read, by the type of its field; text otherwise.
+_KINDS: dict[Any, type] = {int: int, int | None: int, float: float}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +112,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group(name)
         for field in dataclasses.fields(SECTIONS[name]):
             default = "" if field.default is None else f" [{field.default}]"
-            kind = field.type if field.type in (int, float) else str
+            kind = _KINDS.get(field.type, str)
             flag = "--" + field.name.replace("_", "-")
             group.add_argument(flag, type=kind, default=absent, help=texts[field.name] + default)
 
