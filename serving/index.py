@@ -159,7 +159,7 @@ class ScannIndex:
         queries = np.ascontiguousarray(queries)
         rows, scores = self._ask(queries, k, min(self._leaves(k, effort), self.count))
         # Where the leaves that were looked into hold fewer than k, ScaNN fills up with row 0 and a score of NaN.
-        short = np.isnan(scores).any(axis=1)
+        short = np.isnan(scores[:, -1])
         if short.any():
             rows[short], scores[short] = self._ask(queries[short], k, min(self._parameters.leaves, self.count))
         return rows, scores
@@ -174,6 +174,8 @@ class ScannIndex:
         reorder = max(k, self._parameters.reorder)
         if len(queries) == 1:
             found, values = self._searcher.search(queries[0], k, reorder, leaves)
+            if len(found) == k and values[-1] == values[-1]:
+                return found.astype(np.int64)[np.newaxis], values[np.newaxis]
             rows, scores = np.zeros((1, k), np.int64), np.full((1, k), np.nan, np.float32)
             rows[0, : len(found)], scores[0, : len(found)] = found, values
             return rows, scores

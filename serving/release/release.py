@@ -63,8 +63,10 @@ class Release:
 
     def unit(self, vector: npt.ArrayLike) -> Embeddings:
         """Returns `vector` with length 1, float32 `[D]`; raises ValueError as `search` does."""
-        with np.errstate(over="ignore"):  # what is too large for a float32 becomes infinite, and is refused below
-            query = np.asarray(vector, np.float32)
+        query = vector
+        if not isinstance(query, np.ndarray) or query.dtype != np.float32:
+            with np.errstate(over="ignore"):  # what is too large for a float32 becomes infinite, and is refused below
+                query = np.asarray(query, np.float32)
         dimension = self.manifest.encoder.dimension
         if query.shape != (dimension,):
             raise ValueError(f"vector must have {dimension} values, got shape {query.shape}.")
