@@ -16,7 +16,13 @@ SHARED = ("serving.release", "serving.images", "serving.index", "serving.storage
 SHARED_HOLD = {"numpy", "PIL", "scann", "fsspec"}
 TENSORFLOW = {"tensorflow", "tensorflow_serving", "tf_keras", "keras", "tensorflow_transform", "tensorflow_metadata"}
 BUILDERS = {"tfx", "tfx_bsl", "apache_beam", "tensorflow_model_analysis", "tensorflow_data_validation", "ml_metadata"}
-CORE = ("serving.retrieval", "serving.errors", "serving.encoder", "serving.held", "serving.deadline", "serving.workers")
+CORE = tuple(
+    f"serving.{name}"
+    for name in (
+        "catalog", "collapse", "deadline", "embedding", "encoder", "errors", "filter_language", "filters", "held", "lru",
+        "query", "results", "retrieval", "searcher", "workers",
+    )
+)  # fmt: skip
 WIRE = {"grpc", "google", "grpc_health", "grpc_status", "grpc_reflection", "lookalike"}
 
 

@@ -51,6 +51,21 @@ def test_query_prints_json(running: Running) -> None:
     assert answer["neighbors"][0]["item"]["attributes"]["label"]
 
 
+def test_query_filters_and_collapses(running: Running) -> None:
+    arguments = ["--item-id", "item-3.png", "-k", "40", "--release", running.collection.current]
+    text = 'label in ("3", "4") and not (number >= 20 or `odd` = true)'
+    done = run("query", *arguments, "--filter", text, "--address", running.address)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert sorted(line.split()[2] for line in lines[1:-2]) == ["item-14.png", "item-4.png"]
+    assert lines[-2] == "2 items match the filter"
+    assert lines[-1].endswith(", exact filtered)")
+    done = run("query", *arguments, "--collapse", "0.5", "--address", running.address)
+    assert "alike)" in done.stdout and len(done.stdout.splitlines()) < 40
+    none = run("query", *arguments, "--filter", "label = 3", "--min-score", "0.5", "--address", running.address)
+    assert none.stdout.splitlines()[1] == "0 items match the filter"
+
+
 def test_query_takes_a_vector_that_begins_with_a_minus(running: Running) -> None:
     vector = ",".join(["-0.5"] * 16)
     assert run("query", f"--vector={vector}", "--address", running.address).returncode == 0
@@ -64,6 +79,9 @@ def test_query_takes_a_vector_that_begins_with_a_minus(running: Running) -> None
         (["--item-id", "item-3.png", "-k", str(2**40)], 1, "Value out of range: 1099511627776 [INVALID_ARGUMENT]"),
         (["--vector", "1,2"], 1, "vector must have 16 values, got 2. [INVALID_ARGUMENT]"),
         (["--vector", "1,x"], 2, "numbers with commas between"),
+        (["--item-id", "item-3.png", "--filter", "label = nine"], 2, 'write "nine" at character 9'),
+        (["--item-id", "item-3.png", "--min-score", "2"], 1, "min_score must be in [-1, 1], got 2. [INVALID_ARGUMENT]"),
+        (["--item-id", "item-3.png", "--release", "r0"], 1, "'r0' is not held;"),
         (["--image", "/no/such.png"], 2, "can't read /no/such.png: No such file or directory."),
         ([], 2, "one of the arguments --image --item-id --vector is required"),
     ],

@@ -1,4 +1,5 @@
 import concurrent.futures
+import contextlib
 import dataclasses
 import pathlib
 import sqlite3
@@ -112,3 +113,28 @@ def test_many_threads_read(tmp_path: pathlib.Path) -> None:
         shard.by_row([0])
     with pytest.raises(ValueError, match="closed"), concurrent.futures.ThreadPoolExecutor(1) as pool:
         pool.submit(shard.by_row, [0]).result()
+
+
+def test_rows_by_id_and_by_query(tmp_path: pathlib.Path) -> None:
+    items = make_items(2500)
+    write_items(tmp_path / "items.sqlite", items)
+    shard = ItemShard(tmp_path / "items.sqlite")
+    ids = [item.item_id for item in items[::-1]]
+    assert shard.rows_of([*ids, "nobody", ids[0]]) == {name: 2499 - i for i, name in enumerate(ids)}
+    assert shard.rows_of([]) == {}
+    query = "SELECT row FROM attributes WHERE name = ? AND value >= ?"
+    assert sorted(shard.rows_where(query, ("number", 2490)).tolist()) == list(range(2490, 2500))
+    assert shard.rows_where(query, ("number", 9999)).tolist() == []
+
+
+def test_filters_need_not_read_every_item(tmp_path: pathlib.Path) -> None:
+    write_items(tmp_path / "items.sqlite", make_items(100))
+    with contextlib.closing(sqlite3.connect(tmp_path / "items.sqlite")) as connection:
+        for query in (
+            "SELECT row FROM attributes WHERE name = 'number' AND boolean = 0 AND value < 3",
+            "SELECT row FROM items WHERE width = 3",
+            "SELECT row FROM items WHERE height > 3",
+            "SELECT row FROM items WHERE item_id != 'a'",
+        ):
+            [step] = connection.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
+            assert "COVERING INDEX" in step[-1], query
