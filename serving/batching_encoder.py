@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import contextvars
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ class _Waiting(NamedTuple):
     image: bytes
     end: float  # when it is too late, by the loop's clock
     outcome: "asyncio.Future[Embeddings]"
+    context: contextvars.Context  # what its request is traced by
 
 
 class BatchingEncoder:
@@ -45,7 +47,7 @@ class BatchingEncoder:
         if len(images) != 1 or self._most == 1:
             return await self._encoder.encode(images, model=model, version=version, timeout=timeout)
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(images[0], loop.time() + timeout, loop.create_future())
+        waiting = _Waiting(images[0], loop.time() + timeout, loop.create_future(), contextvars.copy_context())
         key = (model, version)
         self._queues.setdefault(key, collections.deque()).append(waiting)
         if self._running[key] < self._batches and key not in self._timers:
@@ -77,7 +79,8 @@ class BatchingEncoder:
             if batch:
                 self._running[key] += 1
                 self.sizes[len(batch)] += 1
-                task = asyncio.ensure_future(self._run(key, batch))
+                # A call can be part of one trace: that of the image that waited longest.
+                task = batch[0].context.run(asyncio.ensure_future, self._run(key, batch))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
                 _cancel_with_all(task, batch)

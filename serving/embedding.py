@@ -12,6 +12,7 @@ from serving.deadline import Deadline
 from serving.encoder import Embeddings, Encoder
 from serving.held import Holding
 from serving.images import ImageError, ImageLimits, canonicalize
+from serving.spans import Span, no_span
 from serving.workers import Workers
 
 
@@ -30,10 +31,13 @@ class Embedded:
 class Embedder:
     """Embeds images with the encoder of a release."""
 
-    def __init__(self, encoder: Encoder, workers: Workers, limits: ImageLimits | None = None) -> None:
+    def __init__(
+        self, encoder: Encoder, workers: Workers, limits: ImageLimits | None = None, span: Span = no_span
+    ) -> None:
         self._encoder = encoder
         self._workers = workers
         self._limits = limits or ImageLimits()
+        self._span = span
 
     async def embed(self, images: Sequence[bytes], holding: Holding, deadline: Deadline) -> Embedded:
         """Returns the outcome of each image file: an embedding, or InvalidQuery or what `Encoder.encode` raises.
@@ -43,12 +47,15 @@ class Embedder:
         if not images:
             return Embedded([])
         begun = time.perf_counter()
-        canonical = await self._canonical(images, deadline)
+        with self._span("decode"):
+            canonical = await self._canonical(images, deadline)
         decoded = time.perf_counter()
         outcomes: list[Embeddings | Exception] = [c if isinstance(c, Exception) else _NOTHING for c in canonical]
         good = {i: data for i, data in enumerate(canonical) if isinstance(data, bytes)}
         if good:
-            for i, outcome in zip(good, await self._encoded(list(good.values()), holding, deadline), strict=True):
+            with self._span("encode"):
+                encoded = await self._encoded(list(good.values()), holding, deadline)
+            for i, outcome in zip(good, encoded, strict=True):
                 outcomes[i] = outcome
         return Embedded(outcomes, decoded - begun, time.perf_counter() - decoded)
 

@@ -6,7 +6,7 @@ import pathlib
 import signal
 import tempfile
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -25,16 +25,20 @@ from serving.held import Held
 from serving.images import ImageLimits
 from serving.release.layout import CURRENT
 from serving.release.release import Release
-from serving.retrieval import Retrieval
 from serving.searcher import Searcher
 from serving.service import RetrievalServicer
 from serving.shedding import SheddingInterceptor, kind_of
 from serving.status import AbortingInterceptor
 from serving.storage import LocalStore, open_store
+from serving.telemetry.query_metrics import MeteredRetrieval
+from serving.telemetry.telemetry import Telemetry
+from serving.telemetry.worker_metrics import MeteredWorkers
 from serving.tfserving import TfServingEncoder
 from serving.watcher import Watcher
 from serving.wire import ItemPart
-from serving.workers import Workers
+
+if TYPE_CHECKING:
+    from serving.telemetry.tracing import Tracing
 
 _log = logging.getLogger(__name__)
 
@@ -42,8 +46,10 @@ _log = logging.getLogger(__name__)
 class Gateway:
     """A gateway in the running event loop: `start`, then `drain`."""
 
-    def __init__(self, config: GatewayConfig) -> None:
+    def __init__(self, config: GatewayConfig, tracing: "Tracing | None" = None) -> None:
+        """tracing: in place of what `config.monitoring` says of traces."""
         self._config = config
+        self._telemetry = Telemetry(config.monitoring, tracing)
         limits = ImageLimits(max_bytes=min(ImageLimits().max_bytes, config.limits.request_bytes))
         store = open_store(config.serving_root)
         # Releases of an object store are searched from a verified copy; without a place for it, it lasts as long as we.
@@ -53,11 +59,11 @@ class Gateway:
             self._temporary = tempfile.TemporaryDirectory(prefix="lookalike-gateway-")
             cache = pathlib.Path(self._temporary.name)
         self._held = Held(keep_releases=config.keep_releases, keep_seconds=config.keep_seconds)
-        self._workers = Workers(config.workers, config.queue)
-        self._encoder = TfServingEncoder(config.encoder)
+        self._workers = MeteredWorkers(config.workers, config.queue)
+        self._encoder = TfServingEncoder(config.encoder, self._telemetry.client_interceptors)
         encoding = config.encoding
         batching = BatchingEncoder(
-            self._encoder,
+            self._telemetry.metered(self._encoder),
             images=encoding.batch_images,
             batches=encoding.batches,
             wait_seconds=encoding.batch_wait_seconds,
@@ -74,13 +80,21 @@ class Gateway:
         self._tasks: list[asyncio.Task[None]] = []
         admission = Admission(config.limits.in_flight, config.limits.in_flight_bytes)
         self._server = grpc.aio.server(
-            interceptors=[SheddingInterceptor(SERVICE, admission, kind_of), AbortingInterceptor(SERVICE)],
+            interceptors=[
+                *self._telemetry.server_interceptors(SheddingInterceptor(SERVICE, admission, kind_of)),
+                AbortingInterceptor(SERVICE),
+            ],
             options=server_options(config.limits, config.connections, share_port=False),
         )
         catalog = Catalog(
             store, self._held, self._workers, refused=self._watcher.refused, current=lambda: self._watcher.wanted
         )
-        retrieval = Retrieval(self._held, Embedder(self._guarded, self._workers, limits), self._workers)
+        embedder = Embedder(self._guarded, self._workers, limits, self._telemetry.span)
+        retrieval = MeteredRetrieval(
+            self._held, embedder, self._workers, self._telemetry.span, metrics=self._telemetry.queries
+        )
+        self._telemetry.watch(self._held, self._watcher, self._workers)
+        self._telemetry.watch_guards(admission, batching, self._guarded, self._held)
         servicer = RetrievalServicer(retrieval, catalog, config.request_seconds)
         retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)
@@ -96,13 +110,14 @@ class Gateway:
         except RuntimeError as error:
             raise OSError(f"can't listen on {host}:{self._config.port}: is it taken?") from error
         await self._server.start()
+        self._telemetry.start()
         _log.info("listening on %s:%d", host, port)
         if self._config.port_file is not None:
             # Whole or not at all: whoever waits for the file reads it the moment it appears.
             file = pathlib.Path(self._config.port_file)
             LocalStore(file.parent).write(file.name, f"{port}\n".encode())
         poll = self._config.poll_seconds
-        self._spawn(self._watcher.run(poll, self._health.serving))
+        self._spawn(self._watcher.run(poll, self._flipped))
         self._spawn(self._health.watch_encoder(self._guarded, self._held, poll))
         return port
 
@@ -116,11 +131,16 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._workers.close()
+        await self._telemetry.close()
         await self._encoder.close()
         self._watcher.close()
         self._held.flip(None)
         if self._temporary is not None:
             self._temporary.cleanup()
+
+    async def _flipped(self) -> None:
+        self._telemetry.flipped(self._held.current)
+        await self._health.serving()
 
     def _prepare(self, release: Release) -> Searcher[ItemPart]:
         return Searcher(release, conversion.render, cached_items=self._config.cached_items)

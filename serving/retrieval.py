@@ -17,6 +17,7 @@ from serving.query import Query, Vector, check_item_ids
 from serving.release.items import Item
 from serving.results import BatchResult, EncodeResult, ItemsResult, SearchResult, Timings
 from serving.searcher import Found
+from serving.spans import Span, no_span
 from serving.workers import Workers
 
 # What takes no longer is done at once: handing it to a thread and back costs as much.
@@ -30,10 +31,11 @@ _Answer = tuple[Found, Sequence[Any], Sequence[Sequence[str]]]
 class Retrieval:
     """Answers queries. Each takes its release once, at its start, and finishes on it."""
 
-    def __init__(self, held: Held, embedder: Embedder, workers: Workers) -> None:
+    def __init__(self, held: Held, embedder: Embedder, workers: Workers, span: Span = no_span) -> None:
         self._held = held
         self._embedder = embedder
         self._workers = workers
+        self._span = span
 
     async def search(self, query: Query, deadline: Deadline) -> SearchResult:
         """Returns the `query.k` items most like the query, itself left out where it is an item."""
@@ -43,7 +45,8 @@ class Retrieval:
                 embedded = await self._embedder.embed([query.image], holding, deadline)
                 vector, decode, encode = _raised(embedded.outcomes[0]), embedded.decode, embedded.encode
             begun = time.perf_counter()
-            answer = await self._answer(query, vector, holding, deadline)
+            with self._span("search"):
+                answer = await self._answer(query, vector, holding, deadline)
             return _result(answer, holding, Timings(decode, encode, time.perf_counter() - begun))
 
     async def batch_search(
@@ -64,7 +67,8 @@ class Retrieval:
             for i, outcome in zip(images, embedded.outcomes, strict=True):
                 vectors[i] = outcome
             begun = time.perf_counter()
-            outcomes = await self._run(holding, deadline, lambda: _outcomes(queries, vectors, holding, deadline))
+            with self._span("search"):
+                outcomes = await self._run(holding, deadline, lambda: _outcomes(queries, vectors, holding, deadline))
             timings = Timings(embedded.decode, embedded.encode, time.perf_counter() - begun)
             return BatchResult(outcomes, holding.release_id, _encoder_version(holding), timings)
 

@@ -30,9 +30,9 @@ _OPTIONS = (
 class TfServingEncoder:
     """An encoder behind TF Serving's gRPC port. Belongs to the event loop that it is first used in."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()) -> None:
         self._address = address
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS, interceptors=interceptors)
         self._predict = self._channel.unary_unary(
             _PREDICT,
             request_serializer=tfserving_pb2.PredictRequest.SerializeToString,
