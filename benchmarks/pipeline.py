@@ -115,6 +115,8 @@ def main() -> None:
         summary = run_pipeline(images, root, int(flags.epochs or (2 if flags.scale == "small" else 12)))
         whole = time.perf_counter() - began
 
+        evaluation = json.loads(next((root / "run/artifacts/EncoderEvaluator").rglob("evaluation.json")).read_text())
+        index = json.loads(next((root / "run/artifacts/IndexEvaluator").rglob("evaluation.json")).read_text())
         model = next((root / "run/artifacts/ServingValidator").rglob("stamped_model"))
         examples = str(next((root / "run/artifacts/ImageExampleGen/examples").iterdir()))
         files = sorted(str(file) for file in pathlib.Path(examples).rglob("data_tfrecord*"))
@@ -143,7 +145,18 @@ def main() -> None:
             Goal("minutes of the whole run", whole / 60, 30, at_most=True),
             Goal("GiB of the largest process", summary["peak_gib"], 4, at_most=True),
         ]
-    report("pipeline", flags.scale, rows, goals, images=count, embed_ratios=ratios, peak_gib=summary["peak_gib"])
+    measured = {name: evaluation[name] for name in ("reconstruction", "recall", "labelled", "queries", "database")}
+    report(
+        "pipeline",
+        flags.scale,
+        rows,
+        goals,
+        images=count,
+        embed_ratios=ratios,
+        peak_gib=summary["peak_gib"],
+        encoder=measured,
+        index={name: index[name] for name in ("kind", "parameters", "recall", "latency_seconds")},
+    )
 
 
 if __name__ == "__main__":
