@@ -18,7 +18,8 @@ from serving.release.encoder_info import EncoderInfo, Probe
 
 MODEL = "encoder"
 PROBES = 3
-_SHAPE = PixelShape(28, 28, 1)
+DIGIT = PixelShape(28, 28, 1)
+PHOTO = PixelShape(64, 64, 3)
 
 
 class SavedEncoder:
@@ -37,24 +38,26 @@ class SavedEncoder:
         return np.concatenate([self(images[start : start + size]) for start in range(0, len(images), size)])
 
 
-def write_encoder(folder: pathlib.Path, images: Sequence[bytes], *, dimension: int, seed: int) -> SavedEncoder:
-    """Writes a complete encoder of 28 x 28 grey pixels. images: the first are its probe. seed: of its weights."""
+def write_encoder(
+    folder: pathlib.Path, images: Sequence[bytes], *, dimension: int, seed: int = 0, shape: PixelShape = DIGIT
+) -> SavedEncoder:
+    """Writes a complete encoder. images: canonical, the first are its probe. seed: of its weights."""
     keras.utils.set_random_seed(seed)
     network = autoencoders.convolutional(
-        height=_SHAPE.height, width=_SHAPE.width, channels=_SHAPE.channels, dimension=dimension
+        height=shape.height, width=shape.width, channels=shape.channels, dimension=dimension
     )
 
     def to_pixels(image_bytes: tf.Tensor) -> tf.Tensor:
-        return tf.cast(decode(image_bytes, _SHAPE), tf.float32)
+        return tf.cast(decode(image_bytes, shape), tf.float32)
 
     export.export(network, to_pixels, None, folder, {"benchmark": seed})
     encoder = SavedEncoder(folder)
     probes = list(images[:PROBES])
     info = EncoderInfo(
         dimension=dimension,
-        height=_SHAPE.height,
-        width=_SHAPE.width,
-        channels=_SHAPE.channels,
+        height=shape.height,
+        width=shape.width,
+        channels=shape.channels,
         family="convolutional",
         normalised=True,
         metrics={},
