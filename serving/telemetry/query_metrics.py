@@ -36,8 +36,8 @@ class QueryMetrics:
                 self._decode.observe(timings.decode)
             self._search[result.method].observe(timings.search)
         # An item's neighbours say nothing of queries, and what a filter leaves is farther away than what there is.
-        if query.item_id is None and query.filter is None and result.neighbors:
-            self._scored(result.release_id, result.neighbors[0].score)
+        if query.item_id is None and query.filter is None and result.scores:
+            self._scored(result.release_id, result.scores[0])
 
     def answered_batch(self, queries: Sequence[Query | Exception], result: BatchResult) -> None:
         """Counts a batch of answers."""

@@ -60,10 +60,17 @@ class _Method:
         self.started = 0
         self.handled = [0] * len(CODES)
         self.seconds = Histogram(SECONDS)
+        # What refuses a request unread is a handler, too.
         self._known: tuple[Any, Any] = (None, None)
+        self._known_refusing: tuple[Any, Any] = (None, None)
 
     def wrapped(self, handler: Any) -> Any:
         # gRPC asks for the handler at every call, and to wrap it anew each time would cost more than to count.
+        if handler.unary_unary is None:
+            if self._known_refusing[0] is not handler:
+                counting = grpc.stream_unary_rpc_method_handler(self._counting(handler.stream_unary))
+                self._known_refusing = handler, counting
+            return self._known_refusing[1]
         if self._known[0] is not handler:
             counting = grpc.unary_unary_rpc_method_handler(
                 self._counting(handler.unary_unary), handler.request_deserializer, handler.response_serializer
@@ -91,8 +98,11 @@ class _Method:
 def _code(error: BaseException, context: Any) -> int:
     """Returns the code of a request that ended in `error`: what it was aborted with, as ours always are."""
     if isinstance(error, grpc.aio.AbortError):
-        return int(context.code())
-    if isinstance(error, Exception):
+        code = context.code()
+        # Where the client has gone meanwhile nothing was sent, and gRPC has kept a StatusCode of its own.
+        if not isinstance(code, grpc.StatusCode):
+            return int(code)
+    elif isinstance(error, Exception):
         return _UNKNOWN
     # The client has gone, or its deadline came first.
     left = context.time_remaining()
