@@ -78,10 +78,10 @@ class Gateway:
         self._watcher = Watcher(store, self._held, self._encoder, self._prepare, cache=cache)
         self._health = Health()
         self._tasks: list[asyncio.Task[None]] = []
-        admission = Admission(config.limits.in_flight, config.limits.in_flight_bytes)
+        self.admission = Admission(config.limits.in_flight, config.limits.in_flight_bytes)
         self._server = grpc.aio.server(
             interceptors=[
-                *self._telemetry.server_interceptors(SheddingInterceptor(SERVICE, admission, kind_of)),
+                *self._telemetry.server_interceptors(SheddingInterceptor(SERVICE, self.admission, kind_of)),
                 AbortingInterceptor(SERVICE),
             ],
             options=server_options(config.limits, config.connections, share_port=False),
@@ -94,7 +94,7 @@ class Gateway:
             self._held, embedder, self._workers, self._telemetry.span, metrics=self._telemetry.queries
         )
         self._telemetry.watch(self._held, self._watcher, self._workers)
-        self._telemetry.watch_guards(admission, batching, self._guarded, self._held)
+        self._telemetry.watch_guards(self.admission, batching, self._guarded, self._held)
         servicer = RetrievalServicer(retrieval, catalog, config.request_seconds)
         retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)

@@ -1,8 +1,10 @@
 """A gateway, the encoder beside it, and a client of it, in the test's process."""
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from serving.admission import Admission
 from serving.client import Client
 from serving.config import GatewayConfig
 from serving.gateway import Gateway
@@ -33,6 +35,19 @@ class Running:
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def admission(self) -> Admission:
+        assert self._gateway is not None
+        return self._gateway.admission
+
+    def call_in_loop(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls something of the gateway's where it belongs."""
+
+        async def call() -> Any:
+            return function(*arguments)
+
+        return self._loop.run(call())
 
     def raw(self, method: str) -> Any:
         """Returns a method that takes and gives bytes, over the client's connection."""

@@ -1,0 +1,138 @@
+"""More than the gateway takes on: a real gateway, a real channel, and an encoder that takes its time."""
+
+import concurrent.futures
+import time
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from lookalike.retrieval.v1 import retrieval_pb2
+from serving.admission import Kind
+from serving.client import Client, QueryFailed
+from serving.options import Encoding, Limits
+from tests.serving.collection import Collection
+from tests.serving.loop_thread import LoopThread
+from tests.serving.pictures import png
+from tests.serving.running import Running
+
+ONE = [1.0] * 16
+SEARCH = "/lookalike.retrieval.v1.RetrievalService/Search"
+
+
+@pytest.fixture
+def crowded(loop: LoopThread, tmp_path) -> Iterator[Running]:
+    """A gateway that takes on four requests, three of them with images."""
+    collection = Collection(tmp_path / "root")
+    collection.publish()
+    limits = Limits(in_flight=4, in_flight_bytes=2**20, request_bytes=2**20)
+    with Running(loop, collection, limits=limits, encoding=Encoding(breaker_seconds=0.1)) as running:
+        running.client.wait_until_serving(10)
+        yield running
+
+
+def search(running: Running, **query) -> str:
+    try:
+        running.client.search(**query)
+    except QueryFailed as error:
+        return f"{error.code} {error.reason} {error.retry_seconds:g}"
+    return "OK"
+
+
+def test_what_is_too_much_is_refused_at_once_and_says_when_to_ask_again(crowded: Running) -> None:
+    crowded.encoder.delay = 1.0
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(search, crowded, image=png(i)) for i in range(3)]
+        until(lambda: crowded.admission.in_flight.total() == 3)
+        begun = time.monotonic()
+        assert search(crowded, image=png(9)) == "RESOURCE_EXHAUSTED OVERLOADED 1"
+        assert time.monotonic() - begun < 0.5
+        assert search(crowded, vector=ONE) == "OK", "images can't crowd out the others"
+        assert [future.result() for future in waiting] == ["OK"] * 3
+    assert search(crowded, image=png(9)) == "OK"
+
+
+def test_when_nothing_more_fits_requests_are_refused_unread(crowded: Running) -> None:
+    crowded.encoder.delay = 1.0
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(search, crowded, image=png(i)) for i in range(3)]
+        until(lambda: crowded.admission.in_flight.total() == 3)
+        # Stands for one without an image that takes long.
+        crowded.call_in_loop(crowded.admission.enter, Kind.PLAIN, 1)
+        assert search(crowded, vector=ONE) == "RESOURCE_EXHAUSTED OVERLOADED 1"
+        assert crowded.admission.refused[None] == 1
+        assert crowded.client.is_serving(), "health is not for sale"
+        crowded.call_in_loop(crowded.admission.leave, Kind.PLAIN, 1)
+        assert [future.result() for future in waiting] == ["OK"] * 3
+
+
+def test_bytes_are_limited_too(crowded: Running) -> None:
+    crowded.encoder.delay = 0.5
+    large = png(1) + bytes(600_000)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first = pool.submit(search, crowded, image=large)
+        until(lambda: crowded.admission.in_flight.total() == 1)
+        assert search(crowded, image=large) == "RESOURCE_EXHAUSTED OVERLOADED 1"
+        first.result()
+    assert search(crowded, image=png(2)) == "OK"
+
+
+def test_what_is_larger_than_a_request_may_be_is_refused_by_the_transport(crowded: Running) -> None:
+    with pytest.raises(QueryFailed) as caught:
+        crowded.client.search(image=bytes(2**20))
+    assert caught.value.code == "RESOURCE_EXHAUSTED"
+
+
+def test_metadata_is_limited(crowded: Running) -> None:
+    request = retrieval_pb2.SearchRequest(vector=retrieval_pb2.Vector(values=ONE), k=1).SerializeToString()
+    ask = crowded.raw(SEARCH)
+    assert ask(request, timeout=5, metadata=[("x-small", "x" * 4000)])
+    with pytest.raises(grpc.RpcError) as caught:
+        ask(request, timeout=5, metadata=[("x-large", "x" * 40_000)])
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_request_that_comes_too_late_is_not_begun(crowded: Running) -> None:
+    with Client(crowded.address, timeout=0.0005) as hasty:
+        for _ in range(20):
+            with pytest.raises(QueryFailed, match=r".") as caught:
+                hasty.search(image=png(1))
+            assert caught.value.code == "DEADLINE_EXCEEDED"
+    assert search(crowded, image=png(1)) == "OK"
+    until(lambda: crowded.admission.in_flight.total() == 0)
+
+
+def test_images_fail_fast_while_the_encoder_is_away_and_soon_work_again(crowded: Running, loop: LoopThread) -> None:
+    loop.run(crowded.encoder.stop())
+    until(lambda: search(crowded, image=png(1)) == "UNAVAILABLE ENCODER_UNAVAILABLE 1")
+    until(lambda: not crowded.client.is_serving("lookalike.encoder"))
+    for _ in range(5):
+        begun = time.monotonic()
+        assert search(crowded, image=png(1)) == "UNAVAILABLE ENCODER_UNAVAILABLE 1"
+        assert search(crowded, vector=ONE) == "OK"
+        assert time.monotonic() - begun < 0.3
+    loop.run(crowded.encoder.start())
+    begun = time.monotonic()
+    until(lambda: search(crowded, image=png(1)) == "OK")
+    assert time.monotonic() - begun < 10
+
+
+def test_single_images_at_the_same_time_reach_the_encoder_together(loop: LoopThread, tmp_path) -> None:
+    collection = Collection(tmp_path / "root")
+    collection.publish()
+    with Running(loop, collection) as running:
+        running.client.wait_until_serving(10)
+        running.encoder.delay = 0.05
+        asked = len(running.encoder.asked)
+        with concurrent.futures.ThreadPoolExecutor(32) as pool:
+            found = list(pool.map(lambda i: running.client.search(image=png(i), k=1), range(32)))
+        assert [answer.neighbors[0].item.item_id for answer in found] == [f"item-{i}.png" for i in range(32)]
+        sizes = [images for _, images in running.encoder.asked[asked:]]
+        assert sum(sizes) == 32 and len(sizes) < 16, sizes
+
+
+def until(condition, seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.02)
