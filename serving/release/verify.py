@@ -15,12 +15,13 @@ UNIT_TOLERANCE = 1e-3
 # Scores closer than this may have been computed in another order: they are the same.
 SCORE_TOLERANCE = 1e-5
 _BLOCK = 65536  # embeddings checked at a time
+FAULTS = ("manifest", "file", "encoder", "embeddings", "index", "items", "golden", "probe")
 
 
 class ReleaseRefused(Exception):
     """A release that must not be served, and why: it will not get better by trying again.
 
-    fault: what of it is wrong, in a word: manifest, file, encoder, embeddings, index, items, golden or probe.
+    fault: what of it is wrong, in a word: one of FAULTS.
     """
 
     def __init__(self, reason: str, *, fault: str) -> None:

@@ -75,7 +75,7 @@ class Telemetry:
 
     def watch(self, held: Held, watcher: Watcher, workers: MeteredWorkers) -> None:
         """Looks at these whenever Prometheus asks."""
-        self._releases = ReleaseMetrics(held, wanted=lambda: watcher.wanted, faults=watcher.faults)
+        self._releases = ReleaseMetrics(held, watcher)
         self._sources += [self._releases, workers]
 
     def watch_guards(
