@@ -109,8 +109,8 @@ class Gateway:
             port = self._server.add_insecure_port(f"{host}:{self._config.port}")
         except RuntimeError as error:
             raise OSError(f"can't listen on {host}:{self._config.port}: is it taken?") from error
-        await self._server.start()
         self._telemetry.start()
+        await self._server.start()
         _log.info("listening on %s:%d", host, port)
         if self._config.port_file is not None:
             # Whole or not at all: whoever waits for the file reads it the moment it appears.

@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+from typing import Any
 
 import numpy as np
 
@@ -27,10 +28,11 @@ class Collection:
         self._releases: dict[str, tuple[list[str], np.ndarray]] = {}
         root.mkdir(parents=True, exist_ok=True)
 
-    def publish(self, *, seed: int = 0, count: int | None = None, flip: str = "") -> str:
+    def publish(self, *, seed: int = 0, count: int | None = None, flip: str = "", **options: Any) -> str:
         """Publishes the first `count` images, embedded with the weights of `seed`; returns the release id.
 
         Each seed is an encoder version of its own, from 1 on. flip: a part of the release to flip a byte in.
+        options: for `publish_release`.
         """
         names = list(self.images)[:count]
         embeddings = embed([self.images[name] for name in names], seed=seed, dimension=self.dimension)
@@ -45,6 +47,7 @@ class Collection:
             encoder_seed=seed,
             probes=[Probe(image, answer) for image, answer in zip(probes, answers, strict=True)],
             clock=lambda: 1.0,
+            **options,
         ).release_id
         self._releases[release_id] = names, embeddings
         shutil.copytree(self._staging / "encoders", self.root / "encoders", dirs_exist_ok=True)

@@ -36,6 +36,7 @@ class FakeModelServer:
 
     versions: version -> seed. answers_as: the version it claims to be. as_content: raw bytes or typed fields.
     rejects: canonical images that it refuses, and their whole batch. fails_with: a status for every Predict.
+    error: that it reconstructs with, after reconstruct_delay seconds. traceparents: that Predict was called with.
     """
 
     def __init__(self, *, dimension: int = 16) -> None:
@@ -46,6 +47,9 @@ class FakeModelServer:
         self.rejects: set[bytes] = set()
         self.fails_with: grpc.StatusCode | None = None
         self.delay = 0.0
+        self.error = 0.0
+        self.reconstruct_delay = 0.0
+        self.traceparents: list[str] = []
         self.cancelled = 0
         self.port = 0
         self.asked: list[tuple[int, int]] = []
@@ -78,6 +82,7 @@ class FakeModelServer:
         version = request.model_spec.version.value
         images = list(request.inputs["image_bytes"].string_val)
         self.asked.append((version, len(images)))
+        self.traceparents += [value for name, value in context.invocation_metadata() if name == "traceparent"]
         try:
             await asyncio.sleep(self.delay)
         except asyncio.CancelledError:
@@ -95,9 +100,10 @@ class FakeModelServer:
             signature_name=request.model_spec.signature_name,
         )
         if request.model_spec.signature_name == "reconstruct":
+            await asyncio.sleep(self.reconstruct_delay)
             arrays: dict[str, Any] = {
                 "image": np.stack([(_pixels(image) * 255).reshape(SIDE, SIDE, 1).astype(np.uint8) for image in images]),
-                "error": np.zeros(len(images), np.float32),
+                "error": np.full(len(images), self.error, np.float32),
             }
         else:
             arrays = {"embedding": embed(images, seed=self.versions[version], dimension=self.dimension)}

@@ -54,7 +54,11 @@ def make_items(n: int, start: int = 0) -> list[Item]:
 
 
 def make_encoder(
-    folder: pathlib.Path, dimension: int = 8, seed: int = 0, probes: Sequence[Probe] | None = None
+    folder: pathlib.Path,
+    dimension: int = 8,
+    seed: int = 0,
+    probes: Sequence[Probe] | None = None,
+    metrics: dict[str, Any] | None = None,
 ) -> pathlib.Path:
     """Writes a complete encoder that no TensorFlow would load; returns its folder."""
     if probes is None:
@@ -66,7 +70,7 @@ def make_encoder(
         channels=1,
         family="convolutional",
         normalised=True,
-        metrics={"mse": 0.005},
+        metrics={"mse": 0.005, **(metrics or {})},
         data_fingerprint="none",
         probes=tuple(probes),
     )
@@ -122,6 +126,7 @@ def publish_release(
     parameters: IndexParameters | None = None,
     encoder_seed: int = 0,
     probes: Sequence[Probe] | None = None,
+    encoder_metrics: dict[str, Any] | None = None,
     items: Sequence[Item] | None = None,
     embeddings: npt.NDArray[np.float32] | None = None,
     golden_recall: float = 0.99,
@@ -130,11 +135,11 @@ def publish_release(
 ) -> Published:
     """Makes an encoder and a body in the new folders `work`/encoder and `work`/body, and publishes them at `root`.
 
-    seed: of the embeddings. encoder_seed, probes: other ones make another encoder. options: for `publish`.
+    seed: of the embeddings. encoder_seed, probes, encoder_metrics: other ones make another encoder. options: for `publish`.
     """
     items = make_items(n) if items is None else items
     embeddings = unit_vectors(len(items), dimension, seed) if embeddings is None else embeddings
-    encoder = make_encoder(work / "encoder", embeddings.shape[1], encoder_seed, probes)
+    encoder = make_encoder(work / "encoder", embeddings.shape[1], encoder_seed, probes, encoder_metrics)
     arguments: dict[str, Any] = {
         "encoder": encoder,
         "body": make_body(work / "body", items, embeddings, shards=shards, parameters=parameters),

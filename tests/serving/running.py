@@ -17,7 +17,13 @@ class Running:
     """Started on entry, drained on exit. versions: of the encoder, as FakeModelServer has them."""
 
     def __init__(
-        self, loop: LoopThread, collection: Collection, *, versions: dict[int, int] | None = None, **options: Any
+        self,
+        loop: LoopThread,
+        collection: Collection,
+        *,
+        versions: dict[int, int] | None = None,
+        tracing: Any = None,
+        **options: Any,
     ) -> None:
         self.collection = collection
         self.encoder = FakeModelServer(dimension=collection.dimension)
@@ -25,6 +31,7 @@ class Running:
             self.encoder.versions = versions
         self._loop = loop
         self._options = options
+        self._tracing = tracing
         self._gateway: Gateway | None = None
 
     @property
@@ -78,7 +85,7 @@ class Running:
     async def _start(self) -> int:
         options = {"serving_root": str(self.collection.root), "port": 0, "poll_seconds": 0.05, **self._options}
         config = GatewayConfig(encoder=self.encoder.address, **options)
-        gateway = Gateway(config)
+        gateway = Gateway(config, self._tracing)
         try:
             port = await gateway.start()
         except BaseException:
