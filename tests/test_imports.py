@@ -19,10 +19,10 @@ BUILDERS = {"tfx", "tfx_bsl", "apache_beam", "tensorflow_model_analysis", "tenso
 CORE = tuple(
     f"serving.{name}"
     for name in (
-        "catalog", "collapse", "deadline", "embedding", "encoder", "errors", "filter_language", "filters", "held", "lru",
-        "query", "results", "retrieval", "searcher", "workers",
+        *("catalog", "collapse", "deadline", "embedding", "encoder", "errors", "filter_language", "filters", "held"),
+        *("lru", "query", "results", "retrieval", "searcher", "workers"),
     )
-)  # fmt: skip
+)
 WIRE = {"grpc", "google", "grpc_health", "grpc_status", "grpc_reflection", "lookalike"}
 
 
