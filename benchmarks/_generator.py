@@ -37,10 +37,10 @@ OK = grpc.StatusCode.OK.value[0]
 
 @dataclasses.dataclass
 class Job:
-    """Load on one method. in_flight: closed loop; or rate: open loop, Poisson, calls a second for `seconds`.
+    """Load on one method. in_flight: closed loop; or rate: open loop, Poisson, calls a second.
 
-    stagger: whether in_flight callers begin one after the other. answers: file for the OK answers. trace: file for the
-    times (of time.monotonic) of each call: due, sent, seconds, code, request.
+    seconds: how long. stop: file whose appearance ends an open loop before that. answers: file for the OK answers.
+    trace: file for the times (of time.monotonic) of each call: due, sent, seconds, code, request.
     """
 
     target: str
@@ -53,7 +53,7 @@ class Job:
     connections: int = 1
     answers: str = ""
     trace: str = ""
-    first: int = 0
+    stop: str = ""
     seed: int = 0
 
 
@@ -75,7 +75,7 @@ class Run:
         self._job = job
         self._methods = methods
         self._requests = read_requests(job.requests)
-        self._numbers = itertools.count(job.first)
+        self._numbers = itertools.count()
         self._answers = answers
         # due, sent, seconds, code, request
         self.calls: list[tuple[float, float, float, int, int]] = []
@@ -104,6 +104,8 @@ class Run:
             elif number % 16 == 0:
                 # Behind: let what has come back be seen.
                 await asyncio.sleep(0)
+            if self._job.stop and number % 64 == 0 and pathlib.Path(self._job.stop).exists():
+                break
             self.worst_lag = max(self.worst_lag, time.monotonic() - due)
             task = asyncio.create_task(self._call(due))
             tasks.add(task)

@@ -69,9 +69,11 @@ def swap_under_load(
 
         period = max(least_period, 1.1 * queries / rate / swaps)
         trace, answers = folder / "swaps.npy", folder / "swaps.answers"
-        load = {"rate": rate, "seconds": period * (swaps + 1), "trace": str(trace), "answers": str(answers), "seed": 1}
-        generator.begin("Search", **job, **load)
+        done = folder / "swapped"
+        load = {"rate": rate, "seconds": 4 * period * swaps + 60, "stop": str(done), "seed": 1}
+        generator.begin("Search", **job, **load, trace=str(trace), answers=str(answers))
         windows, memory = _swap(running, generations, client, swaps, period)
+        done.touch()
         figures = generator.result()
     calls = Trace(trace)
     swapping = np.zeros(len(calls.sent), bool)

@@ -63,6 +63,7 @@ def swaps(collection: Collection) -> Outcome:
     for text in found.wrong[:10]:
         say(text)
     row = {**dataclasses.asdict(found), "wrong": len(found.wrong)}
+    growth = found.resident_late / found.resident_early
     certain = [
         Goal("swaps under load", found.swaps, count),
         Goal("failed queries while swapping", sum(found.failed.values()), 0, at_most=True),
@@ -158,7 +159,7 @@ def main() -> None:
                 f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items()
             )
         )
-    report("faults", flags.scale, rows, goals)
+    report("faults", flags.scale, [], goals, figures=rows)
 
 
 if __name__ == "__main__":
