@@ -226,7 +226,7 @@ def _empty() -> Iterator[Sample]:
 def _texts() -> PngImagePlugin.PngInfo:
     info = PngImagePlugin.PngInfo()
     info.add_text("Comment", "x" * 1000, zip=True)
-    info.add_itxt("Title", "ü", "de", "Titel")
+    info.add_itxt("Comment", "ü", "de", "Name")
     return info
 
 

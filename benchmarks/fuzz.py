@@ -31,9 +31,11 @@ from benchmarks._results import RESULTS, Goal, arguments, digits, report
 from serving.client import Client, QueryFailed
 
 LARGEST_SECONDS, LARGEST_MIB = 2, 512
+# A row of the table, and what went wrong.
+Part = tuple[dict[str, Any], list[str]]
 
 
-def send_samples(client: Client, found: list[Sample]) -> tuple[dict[str, Any], list[str]]:
+def send_samples(client: Client, found: list[Sample]) -> Part:
     """Returns what became of the samples, and what went wrong with which."""
     codes: collections.Counter[str] = collections.Counter()
     faults, slowest = [], 0.0
@@ -53,7 +55,7 @@ def send_samples(client: Client, found: list[Sample]) -> tuple[dict[str, Any], l
     return {"what": "malformed images", "inputs": len(found), **codes, "slowest s": slowest}, faults
 
 
-def defuse(folder: pathlib.Path, client: Client) -> tuple[dict[str, Any], list[str]]:
+def defuse(folder: pathlib.Path, client: Client) -> Part:
     """Returns what the bombs cost at worst, in a process of its own, and those that were not refused."""
     folder.mkdir()
     for number, bomb in enumerate(bombs()):
@@ -90,7 +92,7 @@ class Fuzzer:
                 cwd=REPOSITORY,
             )
 
-    def result(self) -> tuple[dict[str, Any], list[str]]:
+    def result(self) -> Part:
         """Waits for its end; returns what it did, and what broke."""
         try:
             status = self._process.wait(self._seconds + 120)
@@ -146,7 +148,7 @@ def measure(folder: pathlib.Path, flags: argparse.Namespace) -> tuple[list[dict[
     publish_release(folder / "root", folder / "encoder", body, items, embeddings)
     with service(folder / "root", folder / "logs") as running, Client(running.gateway.address) as client:
         say(f"sending {len(samples())} malformed images")
-        parts = [send_samples(client, samples())]
+        parts: list[Part] = [send_samples(client, samples())]
         parts.append(defuse(folder / "bombs", client))
         say(f"fuzzing for {seconds} s")
         parts += fuzz(folder, folder / "root", running.model_server.address, seconds)
