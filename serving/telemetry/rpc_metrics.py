@@ -7,15 +7,9 @@ from typing import Any
 import grpc
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
+from serving.telemetry.codes import CODES, OK, code_of
 from serving.telemetry.histogram import SECONDS, Histogram
 
-# By number, spelled as Go spells them.
-CODES = (
-    *("OK", "Canceled", "Unknown", "InvalidArgument", "DeadlineExceeded", "NotFound", "AlreadyExists"),
-    *("PermissionDenied", "ResourceExhausted", "FailedPrecondition", "Aborted", "OutOfRange", "Unimplemented"),
-    *("Internal", "Unavailable", "DataLoss", "Unauthenticated"),
-)
-_OK, _CANCELED, _UNKNOWN, _DEADLINE_EXCEEDED = 0, 1, 2, 4
 _LABELS = ("grpc_type", "grpc_service", "grpc_method")
 
 
@@ -82,28 +76,14 @@ class _Method:
         async def run(request: Any, context: Any) -> Any:
             self.started += 1
             begun = time.perf_counter()
-            code = _OK
+            code = OK
             try:
                 return await behavior(request, context)
             except BaseException as error:
-                code = _code(error, context)
+                code = code_of(error, context)
                 raise
             finally:
                 self.seconds.observe(time.perf_counter() - begun)
                 self.handled[code] += 1
 
         return run
-
-
-def _code(error: BaseException, context: Any) -> int:
-    """Returns the code of a request that ended in `error`: what it was aborted with, as ours always are."""
-    if isinstance(error, grpc.aio.AbortError):
-        code = context.code()
-        # Where the client has gone meanwhile nothing was sent, and gRPC has kept a StatusCode of its own.
-        if not isinstance(code, grpc.StatusCode):
-            return int(code)
-    elif isinstance(error, Exception):
-        return _UNKNOWN
-    # The client has gone, or its deadline came first.
-    left = context.time_remaining()
-    return _DEADLINE_EXCEEDED if left is not None and left <= 0 else _CANCELED

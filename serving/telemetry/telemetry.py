@@ -1,5 +1,6 @@
 """Everything that looks at a gateway from outside, put together."""
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -112,6 +113,7 @@ class Telemetry:
         if self._reconstructions is not None:
             self._reconstructions.close()
         if self._exporter is not None:
-            self._exporter.close()
+            # It looks up twice a second whether it should stop.
+            await asyncio.to_thread(self._exporter.close)
         if self._tracing is not None:
             await self._tracing.close()

@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from serving.interception import Behavior, WrappingInterceptor
+from serving.telemetry.codes import CANCELED, OK, code_of
 
 _SERVICE_NAME = "lookalike-gateway"
 _LAST_SECONDS = 5.0
@@ -27,7 +28,6 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 # conventions: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
 _ERRORS = range(1, 17)
 _FAULTS = (2, 4, 12, 13, 14, 15)
-_CANCELLED = 1
 
 
 class Tracing:
@@ -85,14 +85,11 @@ class Tracing:
                 record_exception=False,
                 set_status_on_exception=False,
             ) as span:
-                code = 0
+                code = OK
                 try:
                     return await behavior(request, context)
-                except grpc.aio.AbortError:
-                    code = int(context.code())
-                    raise
-                except asyncio.CancelledError:
-                    code = _CANCELLED
+                except BaseException as error:
+                    code = code_of(error, context)
                     raise
                 finally:
                     _end(span, code, _FAULTS)
@@ -129,7 +126,7 @@ class _ClientInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
             except asyncio.CancelledError:
                 # Nobody else would: the call is known to us alone until we return it.
                 call.cancel()
-                _end(span, _CANCELLED, _ERRORS)
+                _end(span, CANCELED, _ERRORS)
                 raise
             _end(span, code, _ERRORS)
             return call
