@@ -1,6 +1,5 @@
-"""From image files to embeddings: made canonical in threads, then encoded in one call, each with its own outcome."""
+"""From image files to embeddings: made canonical, then encoded in one call, each with its own outcome."""
 
-import asyncio
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -9,11 +8,10 @@ import numpy as np
 
 from serving import errors
 from serving.deadline import Deadline
+from serving.decoding import Decoder
 from serving.encoder import Embeddings, Encoder
 from serving.held import Holding
-from serving.images import ImageError, ImageLimits, canonicalize
 from serving.spans import Span, no_span
-from serving.workers import Workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +29,9 @@ class Embedded:
 class Embedder:
     """Embeds images with the encoder of a release."""
 
-    def __init__(
-        self, encoder: Encoder, workers: Workers, limits: ImageLimits | None = None, span: Span = no_span
-    ) -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder, span: Span = no_span) -> None:
         self._encoder = encoder
-        self._workers = workers
-        self._limits = limits or ImageLimits()
+        self._decoder = decoder
         self._span = span
 
     async def embed(self, images: Sequence[bytes], holding: Holding, deadline: Deadline) -> Embedded:
@@ -48,7 +43,7 @@ class Embedder:
             return Embedded([])
         begun = time.perf_counter()
         with self._span("decode"):
-            canonical = await self._canonical(images, deadline)
+            canonical = await self._decoder.canonical(images, deadline)
         decoded = time.perf_counter()
         outcomes: list[Embeddings | Exception] = [c if isinstance(c, Exception) else _NOTHING for c in canonical]
         good = {i: data for i, data in enumerate(canonical) if isinstance(data, bytes)}
@@ -58,28 +53,6 @@ class Embedder:
             for i, outcome in zip(good, encoded, strict=True):
                 outcomes[i] = outcome
         return Embedded(outcomes, decoded - begun, time.perf_counter() - decoded)
-
-    async def _canonical(self, images: Sequence[bytes], deadline: Deadline) -> list[bytes | Exception]:
-        # As many jobs as threads: one for each image would fill the queue that all requests share.
-        jobs = min(len(images), self._workers.threads)
-        parts = [images[job::jobs] for job in range(jobs)]
-        done = await asyncio.gather(
-            *(self._workers.run(self._canonicalize, part, deadline, deadline=deadline) for part in parts)
-        )
-        canonical: list[bytes | Exception] = [b""] * len(images)
-        for job, part in enumerate(done):
-            canonical[job::jobs] = part
-        return canonical
-
-    def _canonicalize(self, images: Sequence[bytes], deadline: Deadline) -> list[bytes | Exception]:
-        canonical: list[bytes | Exception] = []
-        for image in images:
-            deadline.left()
-            try:
-                canonical.append(canonicalize(image, self._limits).data)
-            except ImageError as error:
-                canonical.append(errors.InvalidQuery("image", str(error)))
-        return canonical
 
     async def _encoded(
         self, images: Sequence[bytes], holding: Holding, deadline: Deadline

@@ -18,6 +18,7 @@ from serving.batching_encoder import BatchingEncoder
 from serving.catalog import Catalog
 from serving.config import GatewayConfig
 from serving.connections import server_options
+from serving.decoding import Decoder
 from serving.embedding import Embedder
 from serving.guarded_encoder import GuardedEncoder
 from serving.health import SERVICE, Health
@@ -89,7 +90,8 @@ class Gateway:
         catalog = Catalog(
             store, self._held, self._workers, refused=self._watcher.refused, current=lambda: self._watcher.wanted
         )
-        embedder = Embedder(self._guarded, self._workers, limits, self._telemetry.span)
+        self._decoder = Decoder(self._workers, limits, config.decoding)
+        embedder = Embedder(self._guarded, self._decoder, self._telemetry.span)
         retrieval = MeteredRetrieval(
             self._held, embedder, self._workers, self._telemetry.span, metrics=self._telemetry.queries
         )
@@ -131,6 +133,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._workers.close()
+        await self._decoder.processes.close()
         await self._telemetry.close()
         await self._encoder.close()
         self._watcher.close()

@@ -93,13 +93,13 @@ class Decoding:
     """
 
     small_pixels: int = 4_000_000
-    decode_memory_bytes: int = 2**30
+    decode_memory_bytes: int = 512 * 2**20
     decode_seconds: float = 10.0
 
     def __post_init__(self) -> None:
         check_types(self, "decoding.")
         check_range("decoding.small_pixels", self.small_pixels, 0, 2**40)
-        check_range("decoding.decode_memory_bytes", self.decode_memory_bytes, 256 * 2**20, 2**48)
+        check_range("decoding.decode_memory_bytes", self.decode_memory_bytes, 64 * 2**20, 2**48)
         check_range("decoding.decode_seconds", self.decode_seconds, 0.1, 3600)
 
 

@@ -65,15 +65,12 @@ def canonicalize(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Canonical
 
     Raises ImageError for anything that is no image within `limits`, whatever it is instead.
     """
-    if not data:
-        raise ImageError("empty", "the file is empty.")
-    if len(data) > limits.max_bytes:
-        raise ImageError("too-large", f"an image may have {limits.max_bytes} bytes, got {len(data)}.")
+    _check_bytes(data, limits)
     with without_warnings():
         image = _open(data, limits)
         source = str(image.format)
         is_jpeg = source in ("JPEG", "MPO")
-        if is_jpeg and data.count(b"\xff\xda") > _MOST_SCANS:
+        if _passes(data, source) > _MOST_SCANS:
             raise ImageError("corrupt", f"a JPEG may have {_MOST_SCANS} scans.")
         try:
             if is_jpeg:
@@ -90,6 +87,18 @@ def canonicalize(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Canonical
             raise
         except Exception as error:  # Pillow's plugins raise whatever type the damaged bytes lead them into
             raise _decoding_error(error, data) from error
+
+
+def cost(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> int:
+    """Returns how many pixels `canonicalize` will go over, as the header says: those of each pass over the image.
+
+    Decodes nothing. Raises ImageError where that would, as far as a look at the header tells.
+    """
+    _check_bytes(data, limits)
+    with without_warnings():
+        image = _open(data, limits)
+    width, height = image.size
+    return width * height * _passes(data, str(image.format))
 
 
 def thumbnail(data: bytes, side: int = 96) -> bytes:
@@ -112,6 +121,17 @@ def thumbnail(data: bytes, side: int = 96) -> bytes:
         except Exception as error:  # as in canonicalize
             raise _decoding_error(error, data) from error
         return _saved(small, "JPEG", quality=85)
+
+
+def _check_bytes(data: bytes, limits: ImageLimits) -> None:
+    if not data:
+        raise ImageError("empty", "the file is empty.")
+    if len(data) > limits.max_bytes:
+        raise ImageError("too-large", f"an image may have {limits.max_bytes} bytes, got {len(data)}.")
+
+
+def _passes(data: bytes, source: str) -> int:
+    return max(1, data.count(b"\xff\xda")) if source in ("JPEG", "MPO") else 1
 
 
 def _draft(image: Image.Image, side: int) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from serving import errors
 from serving.deadline import Deadline
+from serving.decoding import Decoder
 from serving.embedding import Embedder
 from serving.held import Held
 from serving.query import Query
@@ -49,7 +50,7 @@ class Core:
         self.held = Held()
         self.encoder = EncoderHere()
         self.workers = Workers(threads=2, queue=8)
-        self.retrieval = Retrieval(self.held, Embedder(self.encoder, self.workers), self.workers)
+        self.retrieval = Retrieval(self.held, Embedder(self.encoder, Decoder(self.workers)), self.workers)
         self.flip()
 
     def flip(self) -> Release:
