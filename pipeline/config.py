@@ -79,7 +79,7 @@ class TrainingConfig:
     """
 
     epochs: int = 12
-    min_steps: int = 600
+    min_steps: int = 2000
     batch_size: int = 64
     learning_rate: float = 2e-3
     schedule: str = "cosine"
