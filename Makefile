@@ -16,7 +16,7 @@ SCALE ?= full
 BENCHMARKS := $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%.py,$(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve stop query test check lint types fast slow bench benchmarks locks clean
+.PHONY: help setup demo serve stop query test check lint types api fast slow bench benchmarks locks clean
 
 help:  ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -42,6 +42,11 @@ lint: setup  ## Style, spelling and the API's rules
 	$(PIPELINE)/ruff format --check .
 	$(PIPELINE)/codespell
 	$(SERVING)/buf lint serving/protos
+	$(SERVING)/buf breaking serving/protos --against serving/protos/baseline.binpb
+
+api: setup  ## Take the protos as they are for what later ones must be compatible with (refuses a break)
+	$(SERVING)/buf breaking serving/protos --against serving/protos/baseline.binpb
+	$(SERVING)/buf build serving/protos --exclude-source-info -o serving/protos/baseline.binpb
 
 types: setup  ## mypy --strict on the packages
 	$(PIPELINE)/mypy
@@ -69,6 +74,7 @@ locks: setup  ## Resolve the inputs in requirements/ anew
 	cd requirements && ../.venv/bootstrap/bin/uv pip compile -q --python-version 3.10 --generate-hashes pipeline.in -o pipeline.lock
 	cd requirements && ../.venv/bootstrap/bin/uv pip compile -q --python-version 3.10 --universal --generate-hashes serving.in -o serving.lock
 	cd requirements && ../.venv/bootstrap/bin/uv pip compile -q --python-version 3.10 --universal --generate-hashes dev.in -c pipeline.lock -c serving.lock -o dev.lock
+	cd requirements && ../.venv/bootstrap/bin/uv pip compile -q --python-version 3.10 --universal --generate-hashes bench.in -o bench.lock
 
 clean:  ## Remove the demo and the environments
 	rm -rf demo .venv build *.egg-info
