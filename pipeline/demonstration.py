@@ -56,7 +56,9 @@ def prepare(folder: pathlib.Path, images: str | None) -> Collection:
         if not path.exists():
             raise DemoError(f"there is no {path}.")
         # One place for each collection: another folder's pipeline must not be mistaken for this one's.
-        return Collection(folder / f"{path.name}-{_short_hash(str(path))}", path, (), "")
+        own = folder / f"{path.name}-{_short_hash(str(path))}"
+        own.mkdir(parents=True, exist_ok=True)
+        return Collection(own, path, (), "")
     demo_images.write_digits(folder / "images", folder / "queries")
     return Collection(folder, folder / "images", tuple(sorted((folder / "queries").rglob("*.png"))), "folder")
 
