@@ -83,8 +83,9 @@ class FakeModelServer:
         images = list(request.inputs["image_bytes"].string_val)
         self.asked.append((version, len(images)))
         self.traceparents += [value for name, value in context.invocation_metadata() if name == "traceparent"]
+        reconstructs = request.model_spec.signature_name == "reconstruct"
         try:
-            await asyncio.sleep(self.delay)
+            await asyncio.sleep(self.delay + (self.reconstruct_delay if reconstructs else 0.0))
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -99,8 +100,7 @@ class FakeModelServer:
             version=wrappers_pb2.Int64Value(value=self.answers_as or version),
             signature_name=request.model_spec.signature_name,
         )
-        if request.model_spec.signature_name == "reconstruct":
-            await asyncio.sleep(self.reconstruct_delay)
+        if reconstructs:
             arrays: dict[str, Any] = {
                 "image": np.stack([(_pixels(image) * 255).reshape(SIDE, SIDE, 1).astype(np.uint8) for image in images]),
                 "error": np.full(len(images), self.error, np.float32),

@@ -135,7 +135,8 @@ def publish_release(
 ) -> Published:
     """Makes an encoder and a body in the new folders `work`/encoder and `work`/body, and publishes them at `root`.
 
-    seed: of the embeddings. encoder_seed, probes, encoder_metrics: other ones make another encoder. options: for `publish`.
+    seed: of the embeddings. encoder_seed, probes, encoder_metrics: other ones make another encoder.
+    options: for `publish`.
     """
     items = make_items(n) if items is None else items
     embeddings = unit_vectors(len(items), dimension, seed) if embeddings is None else embeddings
