@@ -53,7 +53,7 @@ class Tracing:
 
     def span(self, name: str) -> AbstractContextManager[object]:
         """Returns a step of the current request; see serving.spans."""
-        return self._tracer.start_as_current_span(name)
+        return self._tracer.start_as_current_span(name, record_exception=False)
 
     def server_interceptor(self, service: str) -> grpc.aio.ServerInterceptor:
         """Returns what makes a span of each request to a service."""
