@@ -52,7 +52,7 @@ def test_the_service_answers_from_the_release(published, digits, tmp_path):
         assert item.sha256 == canonicalize(inside.read_bytes()).sha256
         assert (item.width, item.height, item.attributes["label"]) == (28, 28, inside.parent.name)
         assert canonicalize(item.thumbnail).width == 28
-        with pytest.raises(QueryFailed, match="no item 'no/such.png'") as refused:
+        with pytest.raises(QueryFailed, match=r"no item 'no/such\.png'") as refused:
             client.get_item("no/such.png")
         assert refused.value.code == "NOT_FOUND"
 

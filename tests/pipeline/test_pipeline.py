@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -47,7 +48,7 @@ def test_every_component_comes_after_what_it_needs(config):
     # TFX sorts them by their needs; those of equal rank may change places.
     ids = [component.id for component in create_training_pipeline(config).components]
     assert sorted(ids) == sorted(ORDER)
-    for earlier, later in [*zip(ORDER[:9], ORDER[1:10], strict=True), *zip(ORDER[11:], ORDER[12:], strict=False)]:
+    for earlier, later in [*itertools.pairwise(ORDER[:10]), *itertools.pairwise(ORDER[11:])]:
         assert ids.index(earlier) < ids.index(later)
     assert ids.index("ServingValidator") < min(ids.index("Pusher"), ids.index("Embedder"))
     assert ids[-1] == "Publisher"
