@@ -1,22 +1,26 @@
 #!/bin/sh
-# Makes one environment from its locks: requirements/install.sh pipeline|serving [PREFIX]
+# Makes one environment from its locks: requirements/install.sh pipeline|serving|bench [PREFIX]
 #
 # Finds a CPython that fits, brings uv from PyPI into .venv/bootstrap, syncs .venv/<name> to its locks (with the dev lock,
 # unless LOOKALIKE_DEV=0), then installs this project into it. Does nothing where the environment is current.
+# bench holds what we are compared with, and nothing of ours.
 set -eu
 cd "$(dirname "$0")/.."
-name=${1:?usage: requirements/install.sh pipeline|serving [PREFIX]}
+name=${1:?usage: requirements/install.sh pipeline|serving|bench [PREFIX]}
 prefix=${2:-.venv/$name}
 case $name in
   pipeline) versions="3.10" ;;
-  serving) versions="3.10 3.11 3.12 3.13" ;;
-  *) echo "unknown environment '$name': pipeline or serving" >&2; exit 2 ;;
+  serving | bench) versions="3.10 3.11 3.12 3.13" ;;
+  *) echo "unknown environment '$name': pipeline, serving or bench" >&2; exit 2 ;;
 esac
 
 # uv must read the locks before it can pick an index or a cache: only the project's own files decide what is installed.
 unset UV_SYSTEM_PYTHON VIRTUAL_ENV PYTHONHOME PYTHONPATH || true
 # Some machines forbid bytecode, and TensorFlow then takes three times as long to import.
 unset PYTHONDONTWRITEBYTECODE || true
+
+# The machine's own certificates, as pip and curl use them: a company's proxy is only known there.
+export UV_SYSTEM_CERTS=1
 
 runs() { "$1" -c "import sys; sys.exit(sys.version_info[:2] != tuple(map(int, '$2'.split('.'))))" >/dev/null 2>&1; }
 
@@ -55,9 +59,10 @@ bootstrap_uv() { # leaves a uv at .venv/bootstrap/bin/uv
 
 locks="requirements/$name.lock"
 if [ "$name" = pipeline ]; then locks="$locks requirements/demo.lock"; fi
-if [ "${LOOKALIKE_DEV:-1}" != 0 ]; then locks="$locks requirements/dev.lock"; fi
+if [ "$name" != bench ] && [ "${LOOKALIKE_DEV:-1}" != 0 ]; then locks="$locks requirements/dev.lock"; fi
 stamp=$prefix/.lookalike-installed
 current=$(cat $locks setup.py pyproject.toml requirements/install.sh $(find serving/protos -name '*.proto' | sort) | cksum)
+if [ "$name" = bench ]; then current=$(cat $locks requirements/install.sh | cksum); fi
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$current $(pwd)" ]; then exit 0; fi
 
 bootstrap_uv
@@ -88,5 +93,5 @@ rm -f "$stamp"
 [ -x "$prefix/bin/python" ] || "$uv" venv -q --seed --python "$python" "$prefix"
 # shellcheck disable=SC2086 # several file names
 "$uv" pip sync -q --python "$prefix/bin/python" --compile-bytecode --require-hashes $locks
-"$uv" pip install -q --python "$prefix/bin/python" --no-deps --no-build-isolation -e .
+if [ "$name" != bench ]; then "$uv" pip install -q --python "$prefix/bin/python" --no-deps --no-build-isolation -e .; fi
 echo "$current $(pwd)" > "$stamp"
