@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from lookalike.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from serving import failures, filter_language, filter_messages
 from serving.answers import Answer, Embedding, Item, Neighbor, Release, to_answer, to_item, to_release
+from serving.channel import Credentials, open_channel
 from serving.failures import QueryFailed
 from serving.filter_language import FilterSyntaxError
 from serving.filters import Filter
@@ -19,6 +20,7 @@ from serving.filters import Filter
 __all__ = [
     "Answer",
     "Client",
+    "Credentials",
     "Embedding",
     "FilterSyntaxError",
     "Item",
@@ -28,8 +30,6 @@ __all__ = [
     "Release",
 ]
 DEFAULT_ADDRESS = "127.0.0.1:50051"
-# A thousand neighbours with their attributes are more than gRPC's default of 4 MiB.
-_OPTIONS = (("grpc.max_receive_message_length", 64 * 2**20),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +49,17 @@ class Query:
 class Client:
     """A connection to one gateway; a context manager. Methods raise QueryFailed."""
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout: float = 30.0) -> None:
-        """address: HOST:PORT. timeout: seconds for each call."""
+    def __init__(
+        self, address: str = DEFAULT_ADDRESS, *, timeout: float = 30.0, credentials: Credentials | None = None
+    ) -> None:
+        """address: HOST:PORT, or as for `open_channel`. timeout: seconds for each call. credentials: see there.
+
+        Raises OSError and ValueError for files of `credentials` that can't be used.
+        """
         self._address = address
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._credentials = credentials or Credentials()
+        self._channel = open_channel(address, self._credentials)
         self._stub = retrieval_pb2_grpc.RetrievalServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
@@ -151,7 +157,7 @@ class Client:
 
     def _call(self, method: Any, request: Any) -> Any:
         try:
-            return method(request, timeout=self._timeout)
+            return method(request, timeout=self._timeout, metadata=self._credentials.metadata())
         except grpc.RpcError as error:
             raise failures.from_error(error, self._address) from error
 

@@ -11,6 +11,8 @@
   x EncoderUnavailable
   x EncoderFault
   x Overloaded
+  x Unauthenticated
+  x PermissionDenied
   x DeadlineExceeded
 """
 
@@ -90,6 +92,14 @@ class EncoderFault(RetrievalError):
 
 class Overloaded(RetrievalError):
     """More work is waiting than will be done in time. Refused before anything was done; retry after a pause."""
+
+
+class Unauthenticated(RetrievalError):
+    """Who asks didn't say who they are, or isn't known."""
+
+
+class PermissionDenied(RetrievalError):
+    """Who asks is known, and may not do that."""
 
 
 class DeadlineExceeded(RetrievalError):

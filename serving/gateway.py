@@ -5,10 +5,11 @@ import logging
 import pathlib
 import signal
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf import message_factory
 from grpc_health.v1 import health_pb2_grpc
 
 from lookalike.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
@@ -26,7 +27,10 @@ from serving.held import Held
 from serving.images import ImageLimits
 from serving.release.layout import CURRENT
 from serving.release.release import Release
+from serving.request_log import RequestLog
 from serving.searcher import Searcher
+from serving.security.access import access_interceptors
+from serving.security.tls import encoder_credentials, server_credentials
 from serving.service import RetrievalServicer
 from serving.shedding import SheddingInterceptor, kind_of
 from serving.status import AbortingInterceptor
@@ -61,7 +65,9 @@ class Gateway:
             cache = pathlib.Path(self._temporary.name)
         self._held = Held(keep_releases=config.keep_releases, keep_seconds=config.keep_seconds)
         self._workers = MeteredWorkers(config.workers, config.queue)
-        self._encoder = TfServingEncoder(config.encoder, self._telemetry.client_interceptors)
+        self._encoder = TfServingEncoder(
+            config.encoder, self._telemetry.client_interceptors, encoder_credentials(config.security)
+        )
         encoding = config.encoding
         batching = BatchingEncoder(
             self._telemetry.metered(self._encoder),
@@ -82,7 +88,11 @@ class Gateway:
         self.admission = Admission(config.limits.in_flight, config.limits.in_flight_bytes)
         self._server = grpc.aio.server(
             interceptors=[
-                *self._telemetry.server_interceptors(SheddingInterceptor(SERVICE, self.admission, kind_of)),
+                *self._telemetry.server_interceptors(
+                    RequestLog(SERVICE, _answers(), config.logs.log_requests),
+                    *access_interceptors(config.security, config.logs),
+                    SheddingInterceptor(SERVICE, self.admission, kind_of),
+                ),
                 AbortingInterceptor(SERVICE),
             ],
             options=server_options(config.limits, config.connections, share_port=False),
@@ -107,10 +117,14 @@ class Gateway:
         """Listens, begins to follow `CURRENT`, and returns the port. Raises OSError where it can't listen."""
         await self._health.begin()
         host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+        address, security = f"{host}:{self._config.port}", self._config.security
         try:
-            port = self._server.add_insecure_port(f"{host}:{self._config.port}")
+            if security.encrypts:
+                port = self._server.add_secure_port(address, server_credentials(security))
+            else:
+                port = self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise OSError(f"can't listen on {host}:{self._config.port}: is it taken?") from error
+            raise OSError(f"can't listen on {address}: is it taken?") from error
         self._telemetry.start()
         await self._server.start()
         _log.info("listening on %s:%d", host, port)
@@ -164,6 +178,12 @@ async def serve(config: GatewayConfig) -> None:
     await stop.wait()
     await gateway.drain()
     _log.info("stopped")
+
+
+def _answers() -> dict[str, Callable[[bytes], Any]]:
+    """Returns what reads the answers of each method."""
+    service = retrieval_pb2.DESCRIPTOR.services_by_name[SERVICE.rpartition(".")[2]]
+    return {m.name: message_factory.GetMessageClass(m.output_type).FromString for m in service.methods}
 
 
 def _add_reflection(server: grpc.aio.Server) -> None:

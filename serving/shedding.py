@@ -22,12 +22,12 @@ class SheddingInterceptor(WrappingInterceptor):
         self._kind = kind
         self._refused = _status(errors.Overloaded("the gateway has more requests at work than it will take on."))
         self._late = _status(errors.DeadlineExceeded("the deadline passed before the request was looked at."))
-        self._refusing = refusing(self._refuse_unread)
+        self._unread = refusing(self._refuse_unread)
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
         """Returns the method's handler, wrapped, or one that refuses."""
         if self._admission.full and details.method.startswith(self._prefix):
-            return self._refusing
+            return self._unread
         return await super().intercept_service(continuation, details)
 
     async def _refuse_unread(self, context: Any) -> None:

@@ -12,6 +12,7 @@ from grpc_status import rpc_status
 from serving import errors
 
 DOMAIN = "lookalike"
+_NOT_SOON = (errors.EncoderUnavailable, errors.StoreUnavailable)
 # Details travel in trailers, which peers cap at 8 KiB.
 _LONGEST_MESSAGE = 1024
 _LONGEST_NAME = 256
@@ -65,6 +66,8 @@ STATUSES: dict[type[errors.RetrievalError], tuple[int, str, Callable[[Any], list
     errors.StoreUnavailable: (code_pb2.UNAVAILABLE, "STORE_UNAVAILABLE", _retry(5)),
     errors.EncoderUnavailable: (code_pb2.UNAVAILABLE, "ENCODER_UNAVAILABLE", _retry(1)),
     errors.EncoderFault: (code_pb2.INTERNAL, "ENCODER_FAULT", _nothing),
+    errors.Unauthenticated: (code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED", _nothing),
+    errors.PermissionDenied: (code_pb2.PERMISSION_DENIED, "PERMISSION_DENIED", _nothing),
     errors.Overloaded: (code_pb2.RESOURCE_EXHAUSTED, "OVERLOADED", _retry(1)),
     errors.DeadlineExceeded: (code_pb2.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", _nothing),
 }
@@ -129,9 +132,16 @@ def _aborting(method: str, behavior: Any, parse: Callable[[bytes], Any]) -> Any:
             status = to_status(error)
             if status.code == code_pb2.INTERNAL:
                 _log.error("%s failed: %s", method, error, exc_info=error)
-            await context.abort_with_status(rpc_status.to_status(status))
+            await context.abort_with_status(_with_advice(rpc_status.to_status(status), error))
 
     return run
+
+
+def _with_advice(status: Any, error: Exception) -> Any:
+    if not isinstance(error, _NOT_SOON):
+        return status
+    # Clients that retry UNAVAILABLE by themselves would only fail later: other gateways have the same encoder and root.
+    return status._replace(trailing_metadata=(*status.trailing_metadata, ("grpc-retry-pushback-ms", "-1")))
 
 
 def _parsed(parse: Callable[[bytes], Any], data: bytes) -> Any:

@@ -12,10 +12,14 @@ from google.protobuf import wrappers_pb2
 from lookalike.tfserving.v1 import tfserving_pb2
 from serving import errors, tensors
 from serving.encoder import Embeddings, Reconstruction
+from serving.security.files import Fresh
 
 AVAILABLE = 30  # tensorflow.serving.ModelVersionStatus.State
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
+_CLOSE_SECONDS = 60.0
+# What TF Serving says where it sheds load, under the code of a server that is away.
+_QUEUE_FULL = "batch scheduling queue"
 _OPTIONS = (
     # A batch of images goes out; reconstructions come back.
     ("grpc.max_send_message_length", -1),
@@ -30,9 +34,27 @@ _OPTIONS = (
 class TfServingEncoder:
     """An encoder behind TF Serving's gRPC port. Belongs to the event loop that it is first used in."""
 
-    def __init__(self, address: str, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()) -> None:
+    def __init__(
+        self,
+        address: str,
+        interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+        credentials: Fresh[Any] | None = None,
+    ) -> None:
+        """credentials: of the channel; None asks in the clear."""
         self._address = address
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS, interceptors=interceptors)
+        self._interceptors = interceptors
+        self._credentials = credentials
+        self._closing: set[asyncio.Task[None]] = set()
+        self._open()
+
+    def _open(self) -> None:
+        # No retry policy: the gateway's client may retry, and two layers of it would multiply the load of an encoder in
+        # trouble. (What gRPC never sent it sends again by itself.)
+        options: dict[str, Any] = {"options": _OPTIONS, "interceptors": self._interceptors}
+        if self._credentials is None:
+            self._channel = grpc.aio.insecure_channel(self._address, **options)
+        else:
+            self._channel = grpc.aio.secure_channel(self._address, self._credentials.get(), **options)
         self._predict = self._channel.unary_unary(
             _PREDICT,
             request_serializer=tfserving_pb2.PredictRequest.SerializeToString,
@@ -63,7 +85,13 @@ class TfServingEncoder:
         return Reconstruction(pixels, mse)
 
     async def available(self, *, model: str, version: int, timeout: float) -> bool:
-        """See Encoder."""
+        """See Encoder. Takes up new certificates."""
+        if self._credentials is not None and self._credentials.changed() is not None:
+            # What is under way ends on the old channel.
+            closing = asyncio.create_task(self._channel.close(_CLOSE_SECONDS))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            self._open()
         spec = tfserving_pb2.ModelSpec(name=model, version=wrappers_pb2.Int64Value(value=version))
         try:
             response = await self._status(
@@ -141,6 +169,8 @@ def _translated(error: grpc.aio.AioRpcError, count: int, model: str, version: in
         return errors.ImagesRejected(reasons, np.zeros((count, 0), np.float32))
     if code == grpc.StatusCode.NOT_FOUND:
         return errors.EncoderUnavailable(f"version {version} of encoder {model} is not loaded.")
+    if code == grpc.StatusCode.UNAVAILABLE and _QUEUE_FULL in (error.details() or ""):
+        return errors.Overloaded("the encoder has more work than it can do in time.")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return errors.EncoderUnavailable("the encoder can't be reached; queries by vector and item id go on.")
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:

@@ -112,13 +112,14 @@ def test_work_whose_deadline_has_passed_is_not_begun(crowded: Running) -> None:
 
 def test_images_fail_fast_while_the_encoder_is_away_and_soon_work_again(crowded: Running, loop: LoopThread) -> None:
     loop.run(crowded.encoder.stop())
-    until(lambda: search(crowded, image=png(1)) == "UNAVAILABLE ENCODER_UNAVAILABLE 1")
     until(lambda: not crowded.client.is_serving("lookalike.encoder"))
-    for _ in range(5):
+    took = []
+    for _ in range(8):
         begun = time.monotonic()
         assert search(crowded, image=png(1)) == "UNAVAILABLE ENCODER_UNAVAILABLE 1"
+        took.append(time.monotonic() - begun)
         assert search(crowded, vector=ONE) == "OK"
-        assert time.monotonic() - begun < 0.3
+    assert min(took[:2]) < 0.09, f"tried again by the client, or the encoder was waited for: {took}"
     loop.run(crowded.encoder.start())
     begun = time.monotonic()
     until(lambda: search(crowded, image=png(1)) == "OK")

@@ -15,6 +15,8 @@ EXAMPLES = [
     errors.StoreUnavailable("the serving root can't be read now."),
     errors.EncoderUnavailable("the encoder can't be reached."),
     errors.EncoderFault("asked version 1, was answered by 2."),
+    errors.Unauthenticated("the token is not known here."),
+    errors.PermissionDenied("ListReleases needs the role admin."),
     errors.Overloaded("66 requests are waiting."),
     errors.DeadlineExceeded("the deadline has passed."),
 ]

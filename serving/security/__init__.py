@@ -1,0 +1,1 @@
+"""Who is let in: TLS, tokens, and what each may do."""
