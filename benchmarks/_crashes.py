@@ -1,5 +1,6 @@
 """Model server and gateway killed again and again, and started again by a supervisor."""
 
+import contextlib
 import dataclasses
 import pathlib
 import threading
@@ -13,11 +14,14 @@ import numpy.typing as npt
 from benchmarks._generations import Generations
 from benchmarks._load import LoadGenerator, Trace
 from benchmarks._processes import Measured, say, service
+from serving.client import Client
 
 # Two queries by vector for one by image.
 _IMAGE_EVERY = 3
 _RATE = 60.0
 _TIMEOUT = 2.0
+# Of load after both are back: now nothing may fail.
+_CALM_SECONDS = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +75,7 @@ def crash_under_load(
 ) -> CrashFigures:
     """Kills each of the two with `probability` every few seconds, for so long, while queries come.
 
-    recovery_seconds: that the load goes on after that.
+    recovery_seconds: that both may take at most to be back after that; the load goes on until they are.
     """
     with (
         service(generations.root, folder / "logs", "--poll-seconds", "0.2") as running,
@@ -82,10 +86,16 @@ def crash_under_load(
         requests = [image if by else vector for by, vector, image in zip(by_image, vectors, images, strict=True)]
         job = {"target": running.gateway.address, "requests": generator.requests("crashes", requests)}
         job |= {"rate": _RATE, "timeout": _TIMEOUT, "trace": str(folder / "crashes.npy")}
-        generator.begin("Search", **job, seconds=seconds + recovery_seconds)
+        stop = folder / "over"
+        longest = seconds + recovery_seconds + _CALM_SECONDS
+        generator.begin("Search", **job, seconds=longest, stop=str(stop))
         targets = {"model server": running.model_server, "gateway": running.gateway}
-        with Supervisor(list(targets.values())):
+        with Supervisor(list(targets.values())), Client(running.gateway.address) as client:
             kills = _kill(targets, seconds, every, probability, seed)
+            with contextlib.suppress(TimeoutError):
+                client.wait_until_serving(recovery_seconds)
+            time.sleep(_CALM_SECONDS)
+            stop.touch()
             figures = generator.result()
     calls = Trace(folder / "crashes.npy")
     by_image = by_image[calls.requests]

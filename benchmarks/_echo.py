@@ -9,6 +9,8 @@ import argparse
 import asyncio
 import pathlib
 import signal
+import subprocess
+import sys
 from typing import Any
 
 import grpc
@@ -67,7 +69,8 @@ async def serve(arguments: argparse.Namespace) -> None:
     """Serves until SIGTERM."""
     answer = retrieval_pb2.SearchResponse.FromString(arguments.answer.read_bytes())
     echo = Echo(answer, arguments.hop)
-    server = grpc.aio.server(options=server_options(Limits(), Connections(), share_port=False))
+    options = server_options(Limits(), Connections(), share_port=arguments.processes > 1)
+    server = grpc.aio.server(options=options)
     data = answer.SerializeToString()
     search = grpc.unary_unary_rpc_method_handler(
         echo.ready if arguments.ready else echo.search,
@@ -85,10 +88,18 @@ async def serve(arguments: argparse.Namespace) -> None:
     )
     port = server.add_insecure_port(f"127.0.0.1:{arguments.port}")
     await server.start()
-    arguments.port_file.write_text(f"{port}\n")
+    others = []
+    if not arguments.other:
+        others = [
+            subprocess.Popen([*sys.orig_argv, "--port", str(port), "--other"]) for _ in range(1, arguments.processes)
+        ]
+        arguments.port_file.write_text(f"{port}\n")
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await stop.wait()
+    for other in others:
+        other.terminate()
+        other.wait()
     await server.stop(1)
 
 
@@ -98,6 +109,8 @@ def main() -> None:
     parser.add_argument("--answer", type=pathlib.Path, required=True, help="a serialized SearchResponse")
     parser.add_argument("--hop", default="", help="address of another echo to ask first")
     parser.add_argument("--ready", action="store_true", help="send the answer's bytes")
+    parser.add_argument("--processes", type=int, default=1, help="that share the port")
+    parser.add_argument("--other", action="store_true", help="one of those, and not the first")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--port-file", type=pathlib.Path, required=True)
     asyncio.run(serve(parser.parse_args()))

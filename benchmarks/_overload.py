@@ -54,7 +54,7 @@ def overload(
         trace = folder / f"overload-{kind}.npy"
         figures = generator.run("Search", **job, rate=times * peak, seconds=seconds, trace=str(trace))
         after_trace = folder / f"after-{kind}.npy"
-        generator.run("Search", **job, rate=peak / 2, seconds=max(8.0, seconds / 2), trace=str(after_trace))
+        generator.run("Search", **job, rate=peak / 2, seconds=max(6.0, seconds / 2), trace=str(after_trace))
         calls, after = Trace(trace), Trace(after_trace)
         resident_after = running.gateway.resident_mib()
     span = calls.sent.max() - calls.sent.min()

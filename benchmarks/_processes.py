@@ -66,8 +66,10 @@ class Measured:
 
     def kill(self) -> None:
         """Kills it with SIGKILL, as the kernel does where memory runs out."""
-        os.kill(self._process.pid, signal.SIGKILL)
-        self._process.stop()
+        # A supervisor may put another one in its place at once.
+        process = self._process
+        os.kill(process.pid, signal.SIGKILL)
+        process.stop()
 
     def stop(self) -> None:
         """Asks it to end, and waits."""
@@ -88,6 +90,11 @@ class Measured:
 
     def _tree(self) -> list[psutil.Process]:
         return [self._psutil, *self._psutil.children(recursive=True)]
+
+
+def process_mib(pid: int) -> float:
+    """Returns the memory (VmRSS) of a process, in MiB."""
+    return _status(pid, "VmRSS")
 
 
 def _status(pid: int, field: str) -> float:

@@ -79,7 +79,7 @@ def swaps(collection: Collection) -> Outcome:
 
 def crashes(collection: Collection) -> Outcome:
     """Each killed with p = 0.3 every 5 s."""
-    lasting = (15, 15) if collection.small else (300, 20)
+    lasting = (15, 15) if collection.small else (300, 30)
     found = crash_under_load(
         collection.folder / "crashes", collection.one, seconds=lasting[0], recovery_seconds=lasting[1]
     )

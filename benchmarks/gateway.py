@@ -24,16 +24,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import grpc
 import numpy as np
 
+from benchmarks._echo_answer import save_answer
 from benchmarks._encoders import DIGIT, PHOTO, SavedEncoder, write_encoder
 from benchmarks._load import LoadGenerator, median
 from benchmarks._photos import make_photos
 from benchmarks._processes import Measured, Service, python_of, say, service, started
 from benchmarks._releases import DIMENSION, make_embeddings, make_items, publish_release, write_body
 from benchmarks._results import Goal, arguments, digits, report
-from lookalike.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
+from lookalike.retrieval.v1 import retrieval_pb2
 
 RUNS = 5
 K = 10
@@ -44,19 +44,20 @@ BATCHES_IN_FLIGHT = (1, 2, 4)
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """What is sent. queries: in a call. seconds: of one run."""
+    """What is sent. seconds: of one run. queries: in a call."""
 
     generator: LoadGenerator
     method: str
     requests: str
     seconds: float
+    connections: int
     queries: int = 1
 
     def run(self, servers: Sequence[Measured], address: str, in_flight: int) -> dict[str, float]:
         """Returns queries a second, p50 and p99 of a call in ms, and CPU microseconds a query of `servers`."""
         before = sum(server.cpu_seconds() for server in servers)
-        job = {"target": address, "requests": self.requests, "in_flight": in_flight, "seconds": self.seconds}
-        figures = self.generator.run(self.method, **job)
+        job = {"target": address, "requests": self.requests, "connections": self.connections}
+        figures = self.generator.run(self.method, **job, in_flight=in_flight, seconds=self.seconds)
         used = sum(server.cpu_seconds() for server in servers) - before
         if figures["codes"].keys() != {"OK"}:
             raise RuntimeError(f"{self.method} failed: {figures['codes']}.")
@@ -119,7 +120,10 @@ def line(what: str, in_flight: int, figures: Sequence[dict[str, float]], servers
 class Comparison:
     """The measurements, on a running service."""
 
-    def __init__(self, running: Service, generator: LoadGenerator, folder: pathlib.Path, seconds: float) -> None:
+    def __init__(
+        self, running: Service, generator: LoadGenerator, folder: pathlib.Path, seconds: float, processes: int
+    ) -> None:
+        self._processes = processes
         self._running = running
         self._generator = generator
         self._folder = folder
@@ -204,10 +208,13 @@ class Comparison:
             self.goals.append(Goal(f"  (stretch) {name}", value, stretch))
 
     def _load(self, method: str, name: str, requests: Sequence[Any]) -> Load:
-        return Load(self._generator, method, self._generator.requests(name, requests), self._seconds)
+        # The kernel gives each connection to one of the processes.
+        connections = 1 if self._processes == 1 else 8 * self._processes
+        return Load(self._generator, method, self._generator.requests(name, requests), self._seconds, connections)
 
     def _echo(self, *flags: str) -> list[str]:
-        return [python_of("serving"), "-m", "benchmarks._echo", "--answer", str(self._folder / "answer"), *flags]
+        flags = ("--answer", str(self._folder / "answer"), "--processes", str(self._processes), *flags)
+        return [python_of("serving"), "-m", "benchmarks._echo", *flags]
 
 
 def _in_batches(images: Sequence[bytes]) -> list[Sequence[bytes]]:
@@ -218,15 +225,17 @@ def measure(folder: pathlib.Path, flags: argparse.Namespace) -> tuple[list[dict[
     """Publishes a release, serves it, and measures; returns rows, goals and facts."""
     small = flags.scale == "small"
     count, seconds = (5_000, 0.5) if small else (60_000, 4.0)
+    processes = int(flags.processes or 1)
     files = sorted((flags.images or digits(folder / "digits")).rglob("*.png"))
     chosen = np.random.default_rng(0).permutation(len(files))[: 16 * BATCH]
     kinds = {"digits": (DIGIT, [files[i].read_bytes() for i in chosen])}
-    if not small:
+    if not small or flags.photos:
         kinds["photos"] = (PHOTO, make_photos(8 * BATCH))
     embeddings, queries = make_embeddings(count, 1000)
     items = make_items(count)
     say(f"building an index of {count} items")
     body = write_body(folder / "body", items, embeddings)
+    gateway_flags = [] if processes == 1 else ["--processes", str(processes)]
     rows: list[dict[str, Any]] = []
     goals: list[Goal] = []
     method = ""
@@ -235,10 +244,9 @@ def measure(folder: pathlib.Path, flags: argparse.Namespace) -> tuple[list[dict[
             logs, root = folder / f"logs-{what}", folder / f"root-{what}"
             encoder = write_encoder(folder / f"encoder-{what}", images, dimension=DIMENSION, shape=shape)
             publish_release(root, folder / f"encoder-{what}", body, items, embeddings)
-            with service(root, logs) as running:
-                answer = first_answer(running.gateway.address, queries[0])
-                (logs / "answer").write_bytes(answer.SerializeToString())
-                comparison = Comparison(running, generator, logs, seconds)
+            with service(root, logs, *gateway_flags) as running:
+                answer = save_answer(running.gateway.address, queries[0], K, logs / "answer")
+                comparison = Comparison(running, generator, logs, seconds, processes)
                 if not rows:
                     method = retrieval_pb2.SearchMethod.Name(answer.method)
                     comparison.vectors(queries)
@@ -246,18 +254,13 @@ def measure(folder: pathlib.Path, flags: argparse.Namespace) -> tuple[list[dict[
                 comparison.images(encoder, images, what)
             rows += comparison.rows
             goals += comparison.goals
-    return rows, goals, {"items": count, "method": method, "answer_bytes": answer.ByteSize()}
-
-
-def first_answer(address: str, vector: np.ndarray) -> Any:
-    """Returns what the gateway answers, for the echo to echo."""
-    request = retrieval_pb2.SearchRequest(vector=retrieval_pb2.Vector(values=vector.tolist()), k=K)
-    with grpc.insecure_channel(address) as channel:
-        return retrieval_pb2_grpc.RetrievalServiceStub(channel).Search(request, timeout=30)
+    return rows, goals, {"items": count, "method": method, "answer_bytes": answer.ByteSize(), "processes": processes}
 
 
 def main() -> None:
-    flags = arguments(__doc__)
+    flags = arguments(
+        __doc__, processes="of the gateway, and of the echo (default: 1)", photos="yes: also at small scale"
+    )
     with tempfile.TemporaryDirectory() as scratch:
         rows, goals, facts = measure(pathlib.Path(scratch), flags)
     report("gateway", flags.scale, rows, goals if flags.scale == "full" else [], **facts)
