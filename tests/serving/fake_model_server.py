@@ -52,6 +52,7 @@ class FakeModelServer:
         self.traceparents: list[str] = []
         self.cancelled = 0
         self.port = 0
+        self.credentials: Any = None
         self.asked: list[tuple[int, int]] = []
         self._server: Any = None
 
@@ -72,7 +73,11 @@ class FakeModelServer:
             )
             generic = grpc.method_handlers_generic_handler(f"tensorflow.serving.{service}", {name: handler})
             self._server.add_generic_rpc_handlers((generic,))
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        address = f"127.0.0.1:{self.port}"
+        if self.credentials is None:
+            self.port = self._server.add_insecure_port(address)
+        else:
+            self.port = self._server.add_secure_port(address, self.credentials)
         await self._server.start()
 
     async def stop(self) -> None:

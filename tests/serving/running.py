@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Any
 
 from serving.admission import Admission
-from serving.client import Client
+from serving.client import Client, Credentials
 from serving.config import GatewayConfig
 from serving.gateway import Gateway
 from tests.serving.collection import Collection
@@ -14,7 +14,10 @@ from tests.serving.loop_thread import LoopThread
 
 
 class Running:
-    """Started on entry, drained on exit. versions: of the encoder, as FakeModelServer has them."""
+    """Started on entry, drained on exit. versions: of the encoder, as FakeModelServer has them.
+
+    credentials: of the client. encoder_credentials: of the encoder's server. options: of the gateway.
+    """
 
     def __init__(
         self,
@@ -23,10 +26,14 @@ class Running:
         *,
         versions: dict[int, int] | None = None,
         tracing: Any = None,
+        credentials: Credentials | None = None,
+        encoder_credentials: Any = None,
         **options: Any,
     ) -> None:
+        self._credentials = credentials
         self.collection = collection
         self.encoder = FakeModelServer(dimension=collection.dimension)
+        self.encoder.credentials = encoder_credentials
         if versions is not None:
             self.encoder.versions = versions
         self._loop = loop
@@ -72,7 +79,7 @@ class Running:
         except BaseException:
             self._loop.run(self.encoder.stop())
             raise
-        self.client = Client(self.address)
+        self.client = Client(self.address, credentials=self._credentials)
         return self
 
     def __exit__(
