@@ -35,6 +35,7 @@ from serving.service import RetrievalServicer
 from serving.shedding import SheddingInterceptor, kind_of
 from serving.status import AbortingInterceptor
 from serving.storage import LocalStore, open_store
+from serving.telemetry.guard_metrics import GuardMetrics
 from serving.telemetry.query_metrics import MeteredRetrieval
 from serving.telemetry.telemetry import Telemetry
 from serving.telemetry.worker_metrics import MeteredWorkers
@@ -106,7 +107,7 @@ class Gateway:
             self._held, embedder, self._workers, self._telemetry.span, metrics=self._telemetry.queries
         )
         self._telemetry.watch(self._held, self._watcher, self._workers)
-        self._telemetry.watch_guards(self.admission, batching, self._guarded, self._held)
+        self._telemetry.add(GuardMetrics(self.admission, self._decoder.processes, batching, self._guarded, self._held))
         servicer = RetrievalServicer(retrieval, catalog, config.request_seconds)
         retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)

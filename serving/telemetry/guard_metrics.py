@@ -1,4 +1,4 @@
-"""What keeps the gateway alive under load: admission, the queue of the encoder, and its circuit breaker."""
+"""What keeps the gateway alive: admission, limits of decoding, the queue of the encoder, its circuit breaker."""
 
 from collections.abc import Iterator
 
@@ -7,6 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from serving.admission import Admission, Kind
 from serving.batching_encoder import BatchingEncoder
 from serving.breaker import State
+from serving.decode_processes import DecodeProcesses
 from serving.guarded_encoder import GuardedEncoder
 from serving.held import Held
 
@@ -14,8 +15,16 @@ from serving.held import Held
 class GuardMetrics:
     """Looks at them whenever Prometheus asks."""
 
-    def __init__(self, admission: Admission, batching: BatchingEncoder, guarded: GuardedEncoder, held: Held) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        decoding: DecodeProcesses,
+        batching: BatchingEncoder,
+        guarded: GuardedEncoder,
+        held: Held,
+    ) -> None:
         self._admission = admission
+        self._decoding = decoding
         self._batching = batching
         self._guarded = guarded
         self._held = held
@@ -34,6 +43,8 @@ class GuardMetrics:
         yield from (in_flight, refused)
         text = "Requests whose deadline had passed when they were looked at."
         yield CounterMetricFamily("lookalike_requests_late", text, admission.late)
+        text = "Large images that took their decoding process too long or too much memory."
+        yield CounterMetricFamily("lookalike_decode_processes_killed", text, self._decoding.killed)
         text = "Images that waited for the encoder until nobody waited for them."
         yield CounterMetricFamily("lookalike_encoder_images_dropped", text, self._batching.late)
         yield from self._breaker()

@@ -1,33 +1,26 @@
 """Requests by method and code, under the names of go-grpc-prometheus, so that dashboards made for it fit."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-import grpc
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
+from serving.interception import Behavior, WrappingInterceptor
 from serving.telemetry.codes import CODES, OK, code_of
 from serving.telemetry.histogram import SECONDS, Histogram
 
 _LABELS = ("grpc_type", "grpc_service", "grpc_method")
 
 
-class RpcMetrics(grpc.aio.ServerInterceptor):
+class RpcMetrics(WrappingInterceptor):
     """Counts the unary methods of a service. Goes before every other interceptor, to see what those refuse."""
 
     def __init__(self, service: str, methods: Iterable[str]) -> None:
-        """service: its full name. methods: the names of its methods; nothing else gets a series."""
+        """service: its full name. methods: the names of its methods, each of which gets its series at once."""
+        super().__init__(service, lambda name, behavior: self._methods[name].counting(behavior))
         self._service = service
-        self._methods = {f"/{service}/{name}": _Method(name) for name in methods}
-
-    async def intercept_service(
-        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
-    ) -> Any:
-        """Returns the method's handler, wrapped."""
-        handler = await continuation(details)
-        method = self._methods.get(details.method)
-        return handler if method is None or handler is None else method.wrapped(handler)
+        self._methods = {name: _Method(name) for name in methods}
 
     def collect(self) -> Iterator[Metric]:
         """Yields what Prometheus is told."""
@@ -54,25 +47,8 @@ class _Method:
         self.started = 0
         self.handled = [0] * len(CODES)
         self.seconds = Histogram(SECONDS)
-        # What refuses a request unread is a handler, too.
-        self._known: tuple[Any, Any] = (None, None)
-        self._known_refusing: tuple[Any, Any] = (None, None)
 
-    def wrapped(self, handler: Any) -> Any:
-        # gRPC asks for the handler at every call, and to wrap it anew each time would cost more than to count.
-        if handler.unary_unary is None:
-            if self._known_refusing[0] is not handler:
-                counting = grpc.stream_unary_rpc_method_handler(self._counting(handler.stream_unary))
-                self._known_refusing = handler, counting
-            return self._known_refusing[1]
-        if self._known[0] is not handler:
-            counting = grpc.unary_unary_rpc_method_handler(
-                self._counting(handler.unary_unary), handler.request_deserializer, handler.response_serializer
-            )
-            self._known = handler, counting
-        return self._known[1]
-
-    def _counting(self, behavior: Callable[[Any, Any], Awaitable[Any]]) -> Any:
+    def counting(self, behavior: Behavior) -> Behavior:
         async def run(request: Any, context: Any) -> Any:
             self.started += 1
             begun = time.perf_counter()

@@ -7,9 +7,6 @@ from typing import TYPE_CHECKING
 import grpc
 
 from lookalike.retrieval.v1 import retrieval_pb2
-from serving.admission import Admission
-from serving.batching_encoder import BatchingEncoder
-from serving.guarded_encoder import GuardedEncoder
 from serving.health import SERVICE
 from serving.held import Held
 from serving.options import Monitoring
@@ -17,7 +14,6 @@ from serving.release.release import Release
 from serving.spans import Span, no_span
 from serving.telemetry.encoder_metrics import EncoderMetrics, MeteredEncoder
 from serving.telemetry.exporter import Exporter, Source
-from serving.telemetry.guard_metrics import GuardMetrics
 from serving.telemetry.query_metrics import QueryMetrics
 from serving.telemetry.reconstructions import Reconstructions
 from serving.telemetry.release_drift import ReleaseDrift
@@ -79,11 +75,9 @@ class Telemetry:
         self._releases = ReleaseMetrics(held, watcher)
         self._sources += [self._releases, workers]
 
-    def watch_guards(
-        self, admission: Admission, batching: BatchingEncoder, guarded: GuardedEncoder, held: Held
-    ) -> None:
-        """Looks at these, too."""
-        self._sources.append(GuardMetrics(admission, batching, guarded, held))
+    def add(self, source: Source) -> None:
+        """Looks at something else, too."""
+        self._sources.append(source)
 
     def flipped(self, release: Release | None) -> None:
         """Must be told when another release is served."""

@@ -36,7 +36,8 @@ class FakeModelServer:
 
     versions: version -> seed. answers_as: the version it claims to be. as_content: raw bytes or typed fields.
     rejects: canonical images that it refuses, and their whole batch. fails_with: a status for every Predict.
-    error: that it reconstructs with, after reconstruct_delay seconds. traceparents: that Predict was called with.
+    reconstructs: whether it has that signature. error: that it reconstructs with, after reconstruct_delay seconds.
+    traceparents: that Predict was called with.
     """
 
     def __init__(self, *, dimension: int = 16) -> None:
@@ -47,6 +48,7 @@ class FakeModelServer:
         self.rejects: set[bytes] = set()
         self.fails_with: grpc.StatusCode | None = None
         self.delay = 0.0
+        self.reconstructs = True
         self.error = 0.0
         self.reconstruct_delay = 0.0
         self.traceparents: list[str] = []
@@ -98,6 +100,8 @@ class FakeModelServer:
             await context.abort(self.fails_with, "secret insides: /opt/model/graph.pb")
         if request.model_spec.name != MODEL or version not in self.versions:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {version}")
+        if reconstructs and not self.reconstructs:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, 'Serving signature key "reconstruct" not found.')
         if self.rejects & set(images):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Unknown image file format.")
         spec = tfserving_pb2.ModelSpec(
