@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from serving import logs
+
 GROUP = "lookalike.commands"
 # The folder that our set-up gives each environment. The client is at home in both.
 FOLDERS = {"pipeline": ".venv/pipeline", "serving": ".venv/serving"}
@@ -30,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     logging.basicConfig(
         level=logging.INFO if chosen.verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        format=logs.TEXT_FORMAT,
     )
     try:
         return int(chosen.run(chosen))

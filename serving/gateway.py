@@ -96,7 +96,7 @@ class Gateway:
                 ),
                 AbortingInterceptor(SERVICE),
             ],
-            options=server_options(config.limits, config.connections, share_port=False),
+            options=server_options(config.limits, config.connections, share_port=config.processes > 1),
         )
         catalog = Catalog(
             store, self._held, self._workers, refused=self._watcher.refused, current=lambda: self._watcher.wanted
@@ -114,8 +114,11 @@ class Gateway:
         if config.reflection:
             _add_reflection(self._server)
 
-    async def start(self) -> int:
-        """Listens, begins to follow `CURRENT`, and returns the port. Raises OSError where it can't listen."""
+    async def start(self, process: int = 0) -> int:
+        """Listens, begins to follow `CURRENT`, and returns the port; process: its number among several on that port.
+
+        Raises OSError where it can't listen.
+        """
         await self._health.begin()
         host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
         address, security = f"{host}:{self._config.port}", self._config.security
@@ -126,7 +129,7 @@ class Gateway:
                 port = self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise OSError(f"can't listen on {address}: is it taken?") from error
-        self._telemetry.start()
+        self._telemetry.start(process)
         await self._server.start()
         _log.info("listening on %s:%d", host, port)
         if self._config.port_file is not None:
@@ -168,14 +171,36 @@ class Gateway:
         self._tasks.append(asyncio.create_task(work))
 
 
-async def serve(config: GatewayConfig) -> None:
-    """Runs a gateway until SIGTERM or SIGINT, then drains it."""
+async def serve(
+    config: GatewayConfig,
+    *,
+    process: int = 0,
+    listening: Callable[[], None] = lambda: None,
+    end_with: int | None = None,
+) -> None:
+    """Runs a gateway until SIGTERM or SIGINT, then drains it; a second signal ends it at once.
+
+    process: its number among several. listening: called when it does. end_with: a file whose end is a signal, too.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    signals = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) is not signal.SIG_IGN]
+
+    def end() -> None:
+        stop.set()
+        for number in signals:
+            # From now on it is the kernel's again.
+            loop.remove_signal_handler(number)
+        if end_with is not None:
+            loop.remove_reader(end_with)
+
+    for number in signals:
+        loop.add_signal_handler(number, end)
+    if end_with is not None:
+        loop.add_reader(end_with, end)
     gateway = Gateway(config)
-    await gateway.start()
+    await gateway.start(process)
+    listening()
     await stop.wait()
     await gateway.drain()
     _log.info("stopped")

@@ -6,11 +6,14 @@ import logging
 import logging.handlers
 
 from serving.options import Logs
-from serving.security.audit import AUDIT
+
+TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+# Of one of several processes that write to the same place.
+PROCESS_TEXT_FORMAT = "%(asctime)s [%(process)d] %(levelname)s %(name)s: %(message)s"
 
 
 class JsonFormatter(logging.Formatter):
-    """time (UTC), level, logger, message; and what was logged as `extra={"fields": {...}}`."""
+    """time (UTC), level, logger, process id, message; and what was logged as `extra={"fields": {...}}`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line."""
@@ -19,6 +22,7 @@ class JsonFormatter(logging.Formatter):
             "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname,
             "logger": record.name,
+            "process": record.process,
             "message": record.getMessage(),
             **getattr(record, "fields", {}),
         }
@@ -38,5 +42,6 @@ def configure(options: Logs) -> None:
         # Opened again where it was moved away, so that it can be rotated.
         audit = logging.handlers.WatchedFileHandler(options.audit_file, encoding="utf-8")
         audit.setFormatter(JsonFormatter())
-        AUDIT.addHandler(audit)
-        AUDIT.propagate = False
+        logger = logging.getLogger("serving.audit")
+        logger.addHandler(audit)
+        logger.propagate = False

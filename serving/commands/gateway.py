@@ -14,7 +14,6 @@ Health (grpc.health.v1): "" is the process, "lookalike.retrieval.v1.RetrievalSer
 import argparse
 import asyncio
 import dataclasses
-import logging
 import os
 import pathlib
 import sys
@@ -122,15 +121,21 @@ def run(arguments: argparse.Namespace) -> int:
     # Before NumPy is loaded: searches run on our threads, and BLAS's own would fight with them for the processors.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+    from serving import logs
     from serving.config import ConfigError, GatewayConfig
-    from serving.gateway import serve
 
-    # State changes of a server are wanted in its log, also without --verbose.
-    logging.getLogger("serving").setLevel(logging.INFO)
     known = {field.name for options in (GatewayConfig, *SECTIONS.values()) for field in dataclasses.fields(options)}
     flags = {name: value for name, value in vars(arguments).items() if name in known}
     try:
-        asyncio.run(serve(GatewayConfig.load(arguments.config, flags)))
+        config = GatewayConfig.load(arguments.config, flags)
+        logs.configure(config.logs)
+        if config.processes > 1:
+            from serving.supervisor import Supervisor
+
+            return Supervisor(config).run()
+        from serving.gateway import serve
+
+        asyncio.run(serve(config))
     except (ConfigError, OSError) as error:
         print(f"lookalike gateway: {error}", file=sys.stderr)
         return 2
