@@ -32,6 +32,10 @@ _SPREAD = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"
 _OPTIONS = (
     # A thousand neighbours with their attributes are more than gRPC's default of 4 MiB.
     ("grpc.max_receive_message_length", 64 * 2**20),
+    # A gateway that is back must be found again in seconds; gRPC's own backoff grows to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 2000),
     # A connection that is dead without saying so must not be waited for; less often than the gateway forbids.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
