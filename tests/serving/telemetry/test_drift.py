@@ -82,6 +82,13 @@ def test_many_equal_values_are_no_drift_and_their_absence_is(duplicates: int) ->
     assert index(Drift(reference(expected)), RANDOM.uniform(0.5, 0.9, WINDOW)) > 0.25
 
 
+def test_rounding_moves_nothing_across_an_edge() -> None:
+    """Half of the values are one, in the midst of the others: an edge lies on it."""
+    expected = np.concatenate([np.full(500, 0.7), RANDOM.uniform(0.5, 0.9, 500)])
+    again = np.concatenate([0.7 + RANDOM.choice([-1e-7, 1e-7], 500), RANDOM.uniform(0.5, 0.9, 500)])
+    assert index(Drift(reference(expected)), RANDOM.permutation(again)) < 0.1
+
+
 def test_a_reference_of_zeros_can_be_compared_with() -> None:
     assert index(Drift(reference(np.zeros(100))), np.zeros(WINDOW)) < 0.1
     assert index(Drift(reference(np.zeros(100))), np.full(WINDOW, -0.1)) > 1
