@@ -67,6 +67,8 @@ class GatewayConfig:
             raise ConfigError("serving_root must be given: the folder or bucket that holds CURRENT.")
         check_range("port", self.port, 0, 65535)
         check_range("processes", self.processes, 1, 64)
+        # Each process has a port of its own for its metrics.
+        check_range("monitoring.metrics_port", self.monitoring.metrics_port or 0, 0, 65536 - self.processes)
         check_range("workers", self.workers, 1, 256)
         check_range("queue", self.queue, 0, 100_000)
         check_range("keep_releases", self.keep_releases, 0, 16)
