@@ -8,6 +8,8 @@ import pytest
 from pipeline import demonstration
 from serving.client import QueryFailed
 from serving.images import canonicalize
+from serving.release.distribution import Distribution
+from serving.release.encoder_info import EncoderInfo
 from tests.e2e.lookalike import last_run, run
 
 pytestmark = pytest.mark.slow
@@ -60,6 +62,19 @@ def test_the_service_answers_from_the_release(published, digits, tmp_path):
             service.encoder, release.encoder_version, [query.read_bytes() for query in digits.queries[:3]]
         )
         assert images[0].shape == (28, 28, 1) and all(0 < error < 0.25 for error in errors)
+
+
+def test_a_release_carries_what_a_gateway_compares_its_queries_with(published):
+    serving = published / "serving"
+    release = serving / "releases" / last_run(published)["release_id"]
+    manifest = json.loads((release / "release.json").read_text())
+    scores = Distribution.from_dict(manifest["evaluation"]["top1_scores"])
+    assert scores.count == manifest["evaluation"]["queries"] > 0
+    assert 0 < scores.percentiles[0] < scores.percentiles[100] <= 1.00001
+    encoder = serving / "encoders" / "encoder" / str(manifest["encoder"]["version"])
+    metrics = EncoderInfo.from_json((encoder / "assets.extra" / "lookalike_encoder.json").read_bytes()).metrics
+    errors = Distribution.from_dict(metrics["reconstruction_errors"])
+    assert errors.percentiles[0] < metrics["reconstruction_mse"] < errors.percentiles[100] < 0.25
 
 
 def test_an_unchanged_run_executes_nothing_but_publishers_check(published, digits):
