@@ -262,10 +262,15 @@ def recall(ids: list[list[int]], truth: npt.NDArray[np.int64]) -> float:
 
 
 def choose(peer: Any, folder: pathlib.Path) -> tuple[Setting, list[Setting]]:
-    """Returns the fastest setting of those with enough recall (or that with most), and what was tried."""
+    """Returns the fastest setting of those with enough recall (or that with most), and what was tried.
+
+    Of each kind of index the settings come cheapest first: the first that is good enough stands for it.
+    """
     queries, truth = np.load(folder / QUERIES), np.load(folder / TRUTH)
-    tried = []
+    tried: list[dict[str, Any]] = []
     for setting in peer.settings:
+        if any(t["setting"].get("index") == setting.get("index") and t["recall"] >= RECALL for t in tried):
+            continue
         search = peer.search(setting)
         ask(search, queries, range(10), 1, _TRIED_SECONDS)
         answers = ask(search, queries, range(_TRIED_QUERIES), 1, _TRIED_SECONDS)
