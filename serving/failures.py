@@ -26,6 +26,10 @@ def from_error(error: Any, address: str) -> QueryFailed:
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
             status.ParseFromString(value)
+    if error.code().name == "CANCELLED" and not status.details:
+        # Nobody here cancels. This is all that gRPC itself can say for a gateway that has no time even to refuse.
+        text = f"the gateway at {address} has far more requests than it will take on."
+        return QueryFailed("RESOURCE_EXHAUSTED", text, "OVERLOADED", "", 1.0)
     text = error.details() or error.code().name
     if not status.details:
         text = f"no answer from the gateway at {address}: {text}"

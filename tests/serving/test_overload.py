@@ -66,6 +66,25 @@ def test_when_nothing_more_fits_requests_are_refused_unread(crowded: Running) ->
         assert [future.result() for future in waiting] == ["OK"] * 3
 
 
+def test_what_there_is_no_time_to_refuse_is_dropped_and_the_client_can_tell(loop: LoopThread, tmp_path) -> None:
+    collection = Collection(tmp_path / "root")
+    collection.publish()
+    with Running(loop, collection, limits=Limits(backlog=4)) as running:
+        running.client.wait_until_serving(10)
+        with concurrent.futures.ThreadPoolExecutor(64) as pool:
+            # The loop looks at nothing for a while; eight are kept for it, the others are dropped at once.
+            busy = pool.submit(running.call_in_loop, time.sleep, 1.0)
+            time.sleep(0.1)
+            begun = time.monotonic()
+            outcomes = [pool.submit(search, running, vector=ONE) for _ in range(40)]
+            until(lambda: sum(future.done() for future in outcomes) >= 20)
+            assert time.monotonic() - begun < 0.8
+            busy.result()
+            found = [future.result() for future in outcomes]
+    assert set(found) == {"OK", "RESOURCE_EXHAUSTED OVERLOADED 1"}
+    assert 4 <= found.count("OK") <= 16
+
+
 def test_bytes_are_limited_too(crowded: Running) -> None:
     crowded.encoder.delay = 0.5
     large = png(1) + bytes(600_000)
