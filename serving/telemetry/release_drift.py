@@ -43,7 +43,8 @@ class ReleaseDrift:
     def scored(self, release_id: str, score: float) -> None:
         """Takes the best score of a query that asked for whatever is nearest."""
         # Rounding may lift a cosine above 1, and a histogram's sum must not fall.
-        score = min(max(score, 0.0), 1.0)
+        if not 0.0 <= score <= 1.0:
+            score = min(max(score, 0.0), 1.0)
         self._seen_scores.observe(score)
         if self._scores is not None and release_id == self._release_id:
             self._scores.observe(score)
