@@ -22,7 +22,7 @@ def by_gateway(address: str) -> Search:
     client = Client(address)
 
     def search(vector: npt.NDArray[np.float32]) -> list[int]:
-        return [_number(neighbor.item.item_id) for neighbor in client.search(vector=vector, k=K).neighbors]
+        return [_number(neighbor.item.item_id) for neighbor in client.search(vector=vector.tolist(), k=K).neighbors]
 
     return search
 
