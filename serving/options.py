@@ -68,7 +68,7 @@ class Encoding:
     """
 
     batch_images: int = 64
-    batches: int = 2
+    batches: int = 1
     batch_wait_seconds: float = 0.0
     encode_seconds: float = 10.0
     breaker_failures: int = 5
