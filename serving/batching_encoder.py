@@ -3,8 +3,8 @@
 import asyncio
 import collections
 import contextvars
+import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,11 +15,15 @@ _Key = tuple[str, int]
 _Outcome = Embeddings | Exception
 
 
-class _Waiting(NamedTuple):
+@dataclasses.dataclass
+class _Waiting:
+    """end: when it is too late, by the loop's clock. context: what its request is traced by. sent: to the encoder."""
+
     image: bytes
-    end: float  # when it is too late, by the loop's clock
+    end: float
     outcome: "asyncio.Future[Embeddings]"
-    context: contextvars.Context  # what its request is traced by
+    context: contextvars.Context
+    sent: bool = False
 
 
 class BatchingEncoder:
@@ -54,7 +58,7 @@ class BatchingEncoder:
             # Soon, not now: whatever else arrived in this turn of the loop comes along.
             wait = 0.0 if self._running[key] else self._wait
             self._timers[key] = loop.call_later(wait, self._send, key) if wait else loop.call_soon(self._send, key)
-        timer = loop.call_at(waiting.end, _expire, waiting.outcome)
+        timer = loop.call_at(waiting.end, _expire, waiting)
         try:
             return await waiting.outcome
         finally:
@@ -75,6 +79,7 @@ class BatchingEncoder:
                 if waiting.outcome.done():
                     self.late += 1
                 else:
+                    waiting.sent = True
                     batch.append(waiting)
             if batch:
                 self._running[key] += 1
@@ -128,9 +133,10 @@ class BatchingEncoder:
         return [embeddings[i : i + 1] for i in range(len(images))]
 
 
-def _expire(outcome: "asyncio.Future[Embeddings]") -> None:
-    if not outcome.done():
-        outcome.set_exception(errors.DeadlineExceeded("the deadline passed while the encoder was asked."))
+def _expire(waiting: _Waiting) -> None:
+    if not waiting.outcome.done():
+        what = "the encoder was asked" if waiting.sent else "the image waited for the encoder"
+        waiting.outcome.set_exception(errors.DeadlineExceeded(f"the deadline passed while {what}.", begun=waiting.sent))
 
 
 def _cancel_with_all(task: "asyncio.Task[None]", batch: Sequence[_Waiting]) -> None:

@@ -164,8 +164,9 @@ def test_what_has_waited_too_long_is_not_sent(loop: LoopThread) -> None:
         )
         await asyncio.sleep(0.02)
         gone.cancel()
-        with pytest.raises(errors.DeadlineExceeded):
+        with pytest.raises(errors.DeadlineExceeded, match="waited for the encoder") as caught:
             await hasty
+        assert not caught.value.begun
         assert await asyncio.gather(first, patient) == [1, 4]
 
     loop.run(scenario())
@@ -179,8 +180,9 @@ def test_a_batch_has_the_time_of_its_most_patient_and_nobody_waits_longer_than_h
 
     async def scenario() -> None:
         hasty, patient = (asyncio.ensure_future(ask(encoder, n, timeout=t)) for n, t in ((1, 0.1), (2, 5.0)))
-        with pytest.raises(errors.DeadlineExceeded):
+        with pytest.raises(errors.DeadlineExceeded, match="the encoder was asked") as caught:
             await hasty
+        assert caught.value.begun
         assert await patient == 2
 
     loop.run(scenario())

@@ -145,6 +145,24 @@ def test_images_fail_fast_while_the_encoder_is_away_and_soon_work_again(crowded:
     assert time.monotonic() - begun < 10
 
 
+def test_images_fail_fast_while_the_encoder_hangs_and_soon_work_again(loop: LoopThread, tmp_path) -> None:
+    collection = Collection(tmp_path / "root")
+    collection.publish()
+    encoding = Encoding(encode_seconds=0.3, breaker_failures=3, breaker_seconds=0.5)
+    # Nothing else looks at the encoder meanwhile.
+    with Running(loop, collection, encoding=encoding, poll_seconds=3600.0) as running:
+        running.client.wait_until_serving(10, encoder=False)
+        running.encoder.delay = 60.0
+        for _ in range(3):
+            assert search(running, image=png(1)) == "UNAVAILABLE ENCODER_UNAVAILABLE 1"
+        begun = time.monotonic()
+        assert search(running, image=png(1)) == "UNAVAILABLE ENCODER_UNAVAILABLE 1"
+        assert time.monotonic() - begun < 0.2
+        assert search(running, vector=ONE) == "OK"
+        running.encoder.delay = 0.0
+        until(lambda: search(running, image=png(1)) == "OK", 3)
+
+
 def test_single_images_at_the_same_time_reach_the_encoder_together(loop: LoopThread, tmp_path) -> None:
     collection = Collection(tmp_path / "root")
     collection.publish()
