@@ -120,6 +120,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the gateway until it is told to stop; returns its exit code."""
     # Before NumPy is loaded: searches run on our threads, and BLAS's own would fight with them for the processors.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # Else gRPC's core writes a line of its own for every handshake that fails, however many there are.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
     from serving import logs
     from serving.config import ConfigError, GatewayConfig
