@@ -3,7 +3,6 @@
 import pathlib
 import socket
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 
@@ -36,7 +35,7 @@ def scrape(port: int) -> Scrape | None:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
             return Scrape(response.read().decode())
-    except urllib.error.URLError:
+    except OSError:
         return None
 
 
