@@ -198,5 +198,10 @@ class Monitoring:
         check_types(self, "monitoring.")
         if self.metrics_port is not None:
             check_range("monitoring.metrics_port", self.metrics_port, 0, 65535)
+        # By the scheme it is known whether to encrypt; without one, spans would get lost without a word.
+        if self.trace_endpoint is not None and not self.trace_endpoint.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"monitoring.trace_endpoint must begin with http:// or https://, got {self.trace_endpoint!r}."
+            )
         check_range("monitoring.reconstruct_images", self.reconstruct_images, 0, 1)
         check_range("monitoring.trace_requests", self.trace_requests, 0, 1)

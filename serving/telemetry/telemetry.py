@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from lookalike.retrieval.v1 import retrieval_pb2
+from serving.checks import ConfigError
 from serving.health import SERVICE
 from serving.held import Held
 from serving.options import Monitoring
@@ -50,9 +51,7 @@ class Telemetry:
         self._exporter: Exporter | None = None
         self._tracing = tracing
         if tracing is None and options.trace_endpoint is not None:
-            from serving.telemetry.tracing import Tracing
-
-            self._tracing = Tracing.to(options.trace_endpoint, options.trace_requests)
+            self._tracing = _tracing_to(options.trace_endpoint, options.trace_requests)
         self.span: Span = no_span if self._tracing is None else self._tracing.span
         self.client_interceptors = () if self._tracing is None else (self._tracing.client_interceptor(),)
 
@@ -111,3 +110,14 @@ class Telemetry:
             await asyncio.to_thread(self._exporter.close)
         if self._tracing is not None:
             await self._tracing.close()
+
+
+def _tracing_to(endpoint: str, rate: float) -> "Tracing":
+    try:
+        from serving.telemetry.tracing import Tracing
+
+        return Tracing.to(endpoint, rate)
+    except ImportError as error:
+        raise ConfigError(
+            f"monitoring.trace_endpoint needs the extra `tracing` (pip install 'lookalike[tracing]'): {error}"
+        ) from error

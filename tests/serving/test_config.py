@@ -32,6 +32,8 @@ def test_flags_override_the_file(tmp_path: pathlib.Path) -> None:
         ({"serving_root": "r", "encoder_cert": "c", "encoder_key": "k"}, "needs security.encoder_ca"),
         ({"serving_root": "r", "in_flight": 1}, r"limits\.in_flight must be in \[4, 100000\], got 1"),
         ({"serving_root": "r", "batches": 0.5}, r"encoding\.batches must be int, got 0\.5"),
+        ({"serving_root": "r", "trace_endpoint": "otel:4317"}, "must begin with http:// or https://, got 'otel:4317'"),
+        ({"serving_root": "r", "metrics_port": 65536}, r"monitoring\.metrics_port must be in \[0, 65535\]"),
         ({"serving_root": "r", "log_format": "xml"}, "must be text or json, got 'xml'"),
     ],
 )

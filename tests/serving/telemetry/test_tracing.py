@@ -229,6 +229,18 @@ def test_who_does_not_trace_does_not_import_it() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_who_lacks_opentelemetry_is_told_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['opentelemetry'] = None\n"
+        "from serving.options import Monitoring\n"
+        "from serving.telemetry.telemetry import Telemetry\n"
+        "Telemetry(Monitoring())\n"
+        "Telemetry(Monitoring(trace_endpoint='http://127.0.0.1:1'))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert "ConfigError: monitoring.trace_endpoint needs the extra `tracing`" in run.stderr
+
+
 def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
