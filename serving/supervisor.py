@@ -129,7 +129,8 @@ class Supervisor:
             return
         self._selector.unregister(told)
         if self._signals:
-            self._failed = self._failed or int(child.code != 0)
+            # One that had only just begun to start ends by the signal itself.
+            self._failed = self._failed or int(child.code not in (0, -signal.SIGTERM))
         elif not listened and not self._told:
             # The first time it is not bad luck but a fault in what it was told: it has said which.
             self._failed = 2

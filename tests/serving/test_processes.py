@@ -133,6 +133,13 @@ def test_a_second_signal_kills_several_processes_too(
             assert slow.result() == "UNAVAILABLE"
 
 
+def test_several_processes_end_in_peace_before_they_have_begun(flags: list[str], tmp_path: pathlib.Path) -> None:
+    with GatewayProcess(tmp_path, *flags, "--processes", "2") as gateway:
+        until(lambda: len(gateway.children) == 2)
+        gateway.send()
+        assert gateway.wait() == 0
+
+
 def test_processes_end_with_whoever_started_them(flags: list[str], tmp_path: pathlib.Path) -> None:
     with GatewayProcess(tmp_path, *flags, "--processes", "2") as gateway:
         assert gateway.port
