@@ -17,9 +17,9 @@ import grpc
 
 from lookalike.retrieval.v1 import retrieval_pb2
 from lookalike.tfserving.v1 import tfserving_pb2
-from serving import tensors
-from serving.connections import server_options
-from serving.options import Connections, Limits
+from serving.encoders import tensors
+from serving.gateway.connections import server_options
+from serving.gateway.options import Connections, Limits
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 

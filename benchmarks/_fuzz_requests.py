@@ -13,8 +13,8 @@ from typing import Any
 import atheris
 
 with atheris.instrument_imports(include=["serving"]):
-    from serving.config import GatewayConfig
-    from serving.gateway import Gateway
+    from serving.gateway.config import GatewayConfig
+    from serving.gateway.gateway import Gateway
 
 import grpc
 

@@ -14,9 +14,9 @@ import numpy as np
 from pipeline import demo_images, pictures, processes
 from serving.client import Answer as SearchAnswer
 from serving.client import Client
-from serving.encoder import Reconstruction
+from serving.encoders.tfserving import TfServingEncoder
 from serving.images import canonicalize
-from serving.tfserving import TfServingEncoder
+from serving.search.encoder import Reconstruction
 
 _ROWS = 8
 _NEIGHBORS = 8

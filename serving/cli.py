@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from serving import logs
+from serving.gateway import logs
 
 GROUP = "lookalike.commands"
 # The folder that our set-up gives each environment. The client is at home in both.

@@ -3,8 +3,9 @@
 from typing import Any
 
 from lookalike.retrieval.v1 import retrieval_pb2
-from serving import attributes, filters
-from serving.filters import AllOf, AnyOf, Comparison, Filter, FilterError, Negated, Operator
+from serving import attributes
+from serving.search import filters
+from serving.search.filters import AllOf, AnyOf, Comparison, Filter, FilterError, Negated, Operator
 
 _OPERATORS = {
     Operator.EQUAL: retrieval_pb2.OPERATOR_EQUAL,

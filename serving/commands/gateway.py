@@ -19,7 +19,7 @@ import pathlib
 import sys
 from typing import Any
 
-from serving.config import SECTIONS
+from serving.gateway.config import SECTIONS
 
 HELP = "serve the current release over gRPC"
 # The fields of the options' sections. Their types and defaults stand there.
@@ -123,8 +123,8 @@ def run(arguments: argparse.Namespace) -> int:
     # Else gRPC's core writes a line of its own for every handshake that fails, however many there are.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
-    from serving import logs
-    from serving.config import ConfigError, GatewayConfig
+    from serving.gateway import logs
+    from serving.gateway.config import ConfigError, GatewayConfig
 
     known = {field.name for options in (GatewayConfig, *SECTIONS.values()) for field in dataclasses.fields(options)}
     flags = {name: value for name, value in vars(arguments).items() if name in known}
@@ -132,10 +132,10 @@ def run(arguments: argparse.Namespace) -> int:
         config = GatewayConfig.load(arguments.config, flags)
         logs.configure(config.logs)
         if config.processes > 1:
-            from serving.supervisor import Supervisor
+            from serving.gateway.supervisor import Supervisor
 
             return Supervisor(config).run()
-        from serving.gateway import serve
+        from serving.gateway.gateway import serve
 
         asyncio.run(serve(config))
     except (ConfigError, OSError) as error:

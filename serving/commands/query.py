@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from serving.client import Answer
-    from serving.filters import Filter
+    from serving.search.filters import Filter
 
 HELP = "ask a running gateway for the images most like one"
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -88,7 +88,7 @@ def _vector(text: str) -> list[float]:
 
 
 def _filter(text: str) -> "Filter":
-    from serving.filter_language import FilterSyntaxError, parse
+    from serving.search.filter_language import FilterSyntaxError, parse
 
     try:
         return parse(text)

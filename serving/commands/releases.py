@@ -103,9 +103,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Does what was asked; returns its exit code."""
-    from serving.errors import RetrievalError
     from serving.release.lease import LeaseHeld, LeaseLost
     from serving.release.verify import ReleaseRefused
+    from serving.search.errors import RetrievalError
     from serving.storage import open_store
 
     try:
@@ -285,7 +285,7 @@ def _cache(arguments: argparse.Namespace, store: "Store") -> Iterator[pathlib.Pa
 def _encode(address: str, manifest: "Manifest", images: list[bytes]) -> Any:
     import asyncio
 
-    from serving.tfserving import TfServingEncoder
+    from serving.encoders.tfserving import TfServingEncoder
 
     async def ask() -> Any:
         encoder = TfServingEncoder(address)

@@ -6,13 +6,13 @@ from typing import Any
 import grpc
 from grpc_status import rpc_status
 
-from serving import errors
-from serving.health import SERVICE
-from serving.interception import Behavior, Continuation, WrappingInterceptor, refusing
-from serving.options import Logs, Security
+from serving.gateway.health import SERVICE
+from serving.gateway.interception import Behavior, Continuation, WrappingInterceptor, refusing
+from serving.gateway.options import Logs, Security
+from serving.gateway.status import to_status
+from serving.search import errors
 from serving.security.audit import Audit
 from serving.security.tokens import Principal, Role, Tokens
-from serving.status import to_status
 
 # Everything that is not named here needs ADMIN.
 ROLES: Mapping[str, Role | None] = {

@@ -6,8 +6,8 @@ from typing import Any
 
 import grpc
 
-from serving.interception import Behavior
-from serving.rate import Rate
+from serving.gateway.interception import Behavior
+from serving.gateway.rate import Rate
 from serving.security.tokens import Principal
 from serving.telemetry.codes import code_of
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import grpc
 
-from serving.checks import ConfigError
-from serving.options import Security
+from serving.gateway.checks import ConfigError
+from serving.gateway.options import Security
 from serving.security.files import Fresh
 
 _log = logging.getLogger(__name__)

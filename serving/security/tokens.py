@@ -9,7 +9,7 @@ import pathlib
 import time
 from collections.abc import Callable, Mapping
 
-from serving.checks import ConfigError
+from serving.gateway.checks import ConfigError
 from serving.security.files import Fresh
 
 # Of a token: shorter ones can be guessed.

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from serving import errors
-from serving.encoder import Embeddings, Encoder
+from serving.search import errors
+from serving.search.encoder import Embeddings, Encoder
 from serving.telemetry.histogram import SECONDS, SIZES, Histogram
 
 # Outcome of a call by what it raised.

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from serving.admission import Admission, Kind
-from serving.batching_encoder import BatchingEncoder
-from serving.breaker import State
-from serving.decode_processes import DecodeProcesses
-from serving.guarded_encoder import GuardedEncoder
-from serving.held import Held
+from serving.encoders.batching import BatchingEncoder
+from serving.encoders.breaker import State
+from serving.encoders.guarded import GuardedEncoder
+from serving.gateway.admission import Admission, Kind
+from serving.search.decode_processes import DecodeProcesses
+from serving.search.held import Held
 
 
 class GuardMetrics:

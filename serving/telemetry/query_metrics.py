@@ -5,12 +5,12 @@ from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
-from serving import errors
-from serving.deadline import Deadline
-from serving.query import Query
-from serving.results import BatchResult, EncodeResult, ItemsResult, SearchResult
-from serving.retrieval import Retrieval
-from serving.searcher import Method
+from serving.search import errors
+from serving.search.deadline import Deadline
+from serving.search.query import Query
+from serving.search.results import BatchResult, EncodeResult, ItemsResult, SearchResult
+from serving.search.retrieval import Retrieval
+from serving.search.searcher import Method
 from serving.telemetry.histogram import SECONDS, SIZES, Histogram
 
 Scored = Callable[[str, float], None]

@@ -7,8 +7,8 @@ from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, Metric
 
-from serving import errors
-from serving.encoder import Reconstruction
+from serving.search import errors
+from serving.search.encoder import Reconstruction
 from serving.telemetry.release_drift import ReleaseDrift
 
 _SECONDS = 5.0

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from serving.held import Held
+from serving.gateway.watcher import Watcher
 from serving.release.verify import FAULTS
-from serving.watcher import Watcher
+from serving.search.held import Held
 
 
 class ReleaseMetrics:

@@ -6,7 +6,7 @@ from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
-from serving.interception import Behavior, WrappingInterceptor
+from serving.gateway.interception import Behavior, WrappingInterceptor
 from serving.telemetry.codes import CODES, OK, code_of
 from serving.telemetry.histogram import SECONDS, Histogram
 

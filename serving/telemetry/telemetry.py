@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import grpc
 
 from lookalike.retrieval.v1 import retrieval_pb2
-from serving.checks import ConfigError
-from serving.health import SERVICE
-from serving.held import Held
-from serving.options import Monitoring
+from serving.encoders.tfserving import TfServingEncoder
+from serving.gateway.checks import ConfigError
+from serving.gateway.health import SERVICE
+from serving.gateway.options import Monitoring
+from serving.gateway.watcher import Watcher
 from serving.release.release import Release
-from serving.spans import Span, no_span
+from serving.search.held import Held
+from serving.search.spans import Span, no_span
 from serving.telemetry.encoder_metrics import EncoderMetrics, MeteredEncoder
 from serving.telemetry.exporter import Exporter, Source
 from serving.telemetry.query_metrics import QueryMetrics
@@ -21,8 +23,6 @@ from serving.telemetry.release_drift import ReleaseDrift
 from serving.telemetry.release_metrics import ReleaseMetrics
 from serving.telemetry.rpc_metrics import RpcMetrics
 from serving.telemetry.worker_metrics import MeteredWorkers
-from serving.tfserving import TfServingEncoder
-from serving.watcher import Watcher
 
 if TYPE_CHECKING:
     # OpenTelemetry is imported only where it is used.

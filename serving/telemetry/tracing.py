@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from serving.interception import Behavior, WrappingInterceptor
+from serving.gateway.interception import Behavior, WrappingInterceptor
 from serving.telemetry.codes import CANCELED, OK, code_of
 
 _SERVICE_NAME = "lookalike-gateway"
@@ -52,7 +52,7 @@ class Tracing:
         return cls(provider)
 
     def span(self, name: str) -> AbstractContextManager[object]:
-        """Returns a step of the current request; see serving.spans."""
+        """Returns a step of the current request; see serving.search.spans."""
         return self._tracer.start_as_current_span(name, record_exception=False)
 
     def server_interceptor(self, service: str) -> grpc.aio.ServerInterceptor:

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from serving import errors
-from serving.deadline import Deadline
+from serving.search import errors
+from serving.search.deadline import Deadline
+from serving.search.workers import Workers
 from serving.telemetry.histogram import SECONDS, Histogram
-from serving.workers import Workers
 
 T = TypeVar("T")
 

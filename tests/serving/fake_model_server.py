@@ -12,7 +12,7 @@ from google.protobuf import wrappers_pb2
 from PIL import Image
 
 from lookalike.tfserving.v1 import tfserving_pb2
-from serving import tensors
+from serving.encoders import tensors
 
 MODEL = "encoder"
 SIDE = 8

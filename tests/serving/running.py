@@ -4,10 +4,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from serving.admission import Admission
 from serving.client import Client, Credentials
-from serving.config import GatewayConfig
-from serving.gateway import Gateway
+from serving.gateway.admission import Admission
+from serving.gateway.config import GatewayConfig
+from serving.gateway.gateway import Gateway
 from tests.serving.collection import Collection
 from tests.serving.fake_model_server import FakeModelServer
 from tests.serving.loop_thread import LoopThread

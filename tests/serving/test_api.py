@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lookalike.retrieval.v1 import retrieval_pb2
 from serving.client import FilterSyntaxError, Query, QueryFailed
-from serving.filters import AnyOf, Comparison, Operator
+from serving.search.filters import AnyOf, Comparison, Operator
 from tests.serving.collection import Collection
 from tests.serving.fake_model_server import embed
 from tests.serving.loop_thread import LoopThread
@@ -291,7 +291,7 @@ def test_the_release_before_is_given_up_in_time(loop: LoopThread, tmp_path: Any)
 
 def test_back_to_a_release_that_is_held_is_not_loaded_again(two: tuple[Running, str, str], monkeypatch: Any) -> None:
     running, first, second = two
-    monkeypatch.setattr("serving.watcher.open_release", None)
+    monkeypatch.setattr("serving.gateway.watcher.open_release", None)
     running.collection.point_at(first)
     until(lambda: running.client.get_release().release_id == first)
     assert running.client.get_release(second).state == "held"

@@ -138,7 +138,7 @@ def test_the_gateway_process_serves_and_stops(running: Running, tmp_path) -> Non
 
 def test_the_gateway_holds_no_tensorflow_and_starts_at_once() -> None:
     heavy = "tensorflow", "keras", "tfx", "apache_beam"
-    script = f"import sys, serving.gateway; print([m for m in {heavy} if m in sys.modules])"
+    script = f"import sys, serving.gateway.gateway; print([m for m in {heavy} if m in sys.modules])"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -148,6 +148,6 @@ def test_the_gateway_holds_no_tensorflow_and_starts_at_once() -> None:
 
 
 def test_the_core_needs_no_grpc() -> None:
-    script = "import sys, serving.retrieval; print([m for m in ('grpc', 'google.protobuf') if m in sys.modules])"
+    script = "import sys, serving.search.retrieval; print([m for m in ('grpc', 'google.protobuf') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"

@@ -8,9 +8,9 @@ import grpc
 import pytest
 
 from lookalike.retrieval.v1 import retrieval_pb2
-from serving.admission import Kind
 from serving.client import Client, QueryFailed
-from serving.options import Encoding, Limits
+from serving.gateway.admission import Kind
+from serving.gateway.options import Encoding, Limits
 from tests.serving.collection import Collection
 from tests.serving.loop_thread import LoopThread
 from tests.serving.pictures import png

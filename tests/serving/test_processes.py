@@ -196,7 +196,7 @@ def test_logs_are_json_and_admins_are_written_down(flags: list[str], tmp_path: p
         assert gateway.wait() == 0
         lines = [json.loads(line) for line in gateway.log.splitlines()]
     (search,) = [line for line in lines if line.get("method") == "Search"]
-    assert (search["code"], search["release_id"], search["logger"]) == ("OK", release_id, "serving.request_log")
+    assert (search["code"], search["release_id"], search["logger"]) == ("OK", release_id, "serving.gateway.request_log")
     assert search["milliseconds"] > 0 and search["request_bytes"] > 200 and search["peer"].startswith("ipv4:127.0.0.1:")
     for file in (tmp_path / "audit.1", audit):
         (line,) = map(json.loads, file.read_text().splitlines())

@@ -10,7 +10,7 @@ import pytest
 
 from lookalike.retrieval.v1 import retrieval_pb2
 from serving.client import Client, Credentials, QueryFailed
-from serving.options import Logs, Security
+from serving.gateway.options import Logs, Security
 from serving.security.access import ROLES
 from serving.security.tokens import Role
 from tests.serving.certificates import Authority
@@ -208,7 +208,7 @@ def test_nothing_secret_is_logged_and_what_admins_do_is(
         ("ListReleases", "OK", "admin-er", "admin"),
     ]
     assert all(line["peer"].startswith("ipv4:127.0.0.1:") for line in audit)
-    lines = [record.getMessage() for record in caplog.records if record.name == "serving.request_log"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "serving.gateway.request_log"]
     assert any(line.startswith("Search code=OK") and f"release_id={clear.collection.current}" in line for line in lines)
     assert any(line.startswith("Search code=INVALID_ARGUMENT") for line in lines)
     assert any(line.startswith("Search code=UNAUTHENTICATED") for line in lines)

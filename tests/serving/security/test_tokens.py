@@ -2,7 +2,7 @@ import pathlib
 
 import pytest
 
-from serving.checks import ConfigError
+from serving.gateway.checks import ConfigError
 from serving.security.tokens import Principal, Role, Tokens
 
 READ, OTHER, ADMIN = "r" * 32, "o" * 32, "a" * 32

@@ -6,7 +6,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.options import Monitoring
+from serving.gateway.options import Monitoring
 from tests.serving.collection import Collection
 from tests.serving.loop_thread import LoopThread
 from tests.serving.running import Running

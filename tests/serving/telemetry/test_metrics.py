@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from lookalike.retrieval.v1 import retrieval_pb2
 from serving.client import Query, QueryFailed
-from serving.options import Encoding, Limits
+from serving.gateway.options import Encoding, Limits
 from tests.serving.collection import Collection
 from tests.serving.loop_thread import LoopThread
 from tests.serving.pictures import png
@@ -354,6 +354,6 @@ def test_scrapes_during_load_never_see_more_ends_than_begins(steady: Monitored) 
 
 
 def _kind(name: str):
-    from serving.admission import Kind
+    from serving.gateway.admission import Kind
 
     return Kind(name)

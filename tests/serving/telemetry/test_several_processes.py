@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from serving.client import Client
-from serving.config import ConfigError, GatewayConfig
-from serving.options import Monitoring
+from serving.gateway.config import ConfigError, GatewayConfig
+from serving.gateway.options import Monitoring
 from tests.serving.collection import Collection
 from tests.serving.fake_model_server import FakeModelServer
 from tests.serving.gateway_process import GatewayProcess

@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from lookalike.retrieval.v1 import retrieval_pb2
 from serving.client import Query, QueryFailed
-from serving.options import Encoding, Monitoring
+from serving.gateway.options import Encoding, Monitoring
 from serving.telemetry.tracing import Tracing
 from tests.serving.collection import Collection
 from tests.serving.loop_thread import LoopThread
@@ -225,14 +225,16 @@ def test_a_collector_that_is_away_holds_nobody_up(loop: LoopThread, tmp_path, ca
 
 
 def test_who_does_not_trace_does_not_import_it() -> None:
-    code = "import serving.gateway, sys; sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
+    code = (
+        "import serving.gateway.gateway, sys; sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_who_lacks_opentelemetry_is_told_what_to_install() -> None:
     code = (
         "import sys; sys.modules['opentelemetry'] = None\n"
-        "from serving.options import Monitoring\n"
+        "from serving.gateway.options import Monitoring\n"
         "from serving.telemetry.telemetry import Telemetry\n"
         "Telemetry(Monitoring())\n"
         "Telemetry(Monitoring(trace_endpoint='http://127.0.0.1:1'))\n"

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from serving import errors
-from serving.deadline import Deadline
+from serving.search import errors
+from serving.search.deadline import Deadline
 from serving.telemetry.worker_metrics import MeteredWorkers
 
 

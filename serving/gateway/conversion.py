@@ -1,0 +1,179 @@
+"""Messages of `lookalike.retrieval.v1` to the core's dataclasses, and back."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lookalike.retrieval.v1 import retrieval_pb2
+from serving import attributes, filter_messages
+from serving.gateway import status, wire
+from serving.release.items import Item
+from serving.search import errors
+from serving.search.catalog import Entry, State
+from serving.search.filters import FilterError
+from serving.search.query import Query, check_batch
+from serving.search.results import BatchResult, EncodeResult, ItemsResult, SearchResult
+from serving.search.searcher import Method
+
+_METHODS = {
+    Method.EXACT: retrieval_pb2.SEARCH_METHOD_EXACT,
+    Method.INDEX: retrieval_pb2.SEARCH_METHOD_INDEX,
+    Method.EXACT_FILTERED: retrieval_pb2.SEARCH_METHOD_EXACT_FILTERED,
+    Method.INDEX_FILTERED: retrieval_pb2.SEARCH_METHOD_INDEX_FILTERED,
+}
+_STATES = {
+    State.STORED: retrieval_pb2.RELEASE_STATE_STORED,
+    State.SERVED: retrieval_pb2.RELEASE_STATE_SERVED,
+    State.HELD: retrieval_pb2.RELEASE_STATE_HELD,
+    State.REFUSED: retrieval_pb2.RELEASE_STATE_REFUSED,
+}
+_log = logging.getLogger(__name__)
+
+
+def to_query(request: Any) -> Query:
+    """Returns the query of a SearchRequest; raises InvalidQuery."""
+    kind = request.WhichOneof("query")
+    return Query(
+        k=request.k,
+        min_score=request.min_score if request.HasField("min_score") else None,
+        filter=_filter(request.filter) if request.HasField("filter") else None,
+        collapse_score=request.collapse_score if request.HasField("collapse_score") else None,
+        image=request.image if kind == "image" else None,
+        vector=np.array(request.vector.values, np.float32) if kind == "vector" else None,
+        item_id=request.item_id if kind == "item_id" else None,
+        release_id=request.release_id,
+    )
+
+
+def to_queries(request: Any) -> list[Query | Exception]:
+    """Returns the queries of a BatchSearchRequest, or for each what is wrong with it.
+
+    Raises InvalidQuery where something is wrong with the batch.
+    """
+    check_batch([query.k for query in request.requests])
+    queries: list[Query | Exception] = []
+    for message in request.requests:
+        try:
+            query = to_query(message)
+            if query.release_id not in ("", request.release_id):
+                raise errors.InvalidQuery("release_id", "a query's release_id must be empty, or that of its batch.")
+            queries.append(query)
+        except errors.InvalidQuery as error:
+            queries.append(error)
+    return queries
+
+
+def render(item: Item) -> wire.ItemPart:
+    """Returns an item as answers to a search hold it."""
+    return wire.item(to_item(item).SerializeToString())
+
+
+def to_search_response(result: SearchResult) -> bytes:
+    """Returns a SearchResponse, serialized. The items are what `render` made."""
+    rest = retrieval_pb2.SearchResponse(
+        release_id=result.release_id,
+        encoder_version=result.encoder_version,
+        timings=None if result.timings is None else _timings(result),
+        method=_METHODS[result.method],
+        matching_count=result.matching,
+    )
+    more = [
+        _collapsed(count, ids) if count else b""
+        for count, ids in zip(result.collapsed, result.collapsed_ids, strict=True)
+    ]
+    return wire.search_response(result.items, result.scores, more, rest.SerializeToString())
+
+
+def to_batch_response(result: BatchResult) -> bytes:
+    """Returns a BatchSearchResponse, serialized. Errors that aren't ours are logged here: nobody else sees them."""
+    results = []
+    for outcome in result.outcomes:
+        if isinstance(outcome, Exception):
+            if not isinstance(outcome, errors.RetrievalError):
+                _log.error("a query of a batch failed: %s", outcome, exc_info=outcome)
+            # Our Status is google.rpc's, byte for byte.
+            results.append((False, status.to_status(outcome).SerializeToString()))
+        else:
+            results.append((True, to_search_response(outcome)))
+    rest = retrieval_pb2.BatchSearchResponse(
+        release_id=result.release_id, encoder_version=result.encoder_version, timings=_timings(result)
+    )
+    return wire.batch_response(results, rest.SerializeToString())
+
+
+def to_encode_response(result: EncodeResult) -> Any:
+    """Returns an EncodeResponse."""
+    return retrieval_pb2.EncodeResponse(
+        embedding=retrieval_pb2.Vector(values=result.embedding.tolist()),
+        release_id=result.release_id,
+        encoder_version=result.encoder_version,
+    )
+
+
+def to_item_response(result: ItemsResult) -> Any:
+    """Returns a GetItemResponse of the only item."""
+    [item] = result.items
+    return retrieval_pb2.GetItemResponse(item=item and to_item(item), release_id=result.release_id)
+
+
+def to_items_response(item_ids: list[str], result: ItemsResult) -> Any:
+    """Returns a BatchGetItemsResponse."""
+    results = [
+        retrieval_pb2.BatchGetItemsResult(item_id=item_id, item=None if item is None else to_item(item))
+        for item_id, item in zip(item_ids, result.items, strict=True)
+    ]
+    return retrieval_pb2.BatchGetItemsResponse(results=results, release_id=result.release_id)
+
+
+def to_release(entry: Entry) -> Any:
+    """Returns a Release message."""
+    state = {"state": _STATES[entry.state], "current": entry.current, "problem": entry.problem}
+    manifest = entry.manifest
+    if manifest is None:
+        return retrieval_pb2.Release(release_id=entry.release_id, **state)
+    return retrieval_pb2.Release(
+        release_id=manifest.release_id,
+        created_seconds=manifest.created,
+        parent=manifest.parent or "",
+        encoder_model=manifest.encoder.model,
+        encoder_version=manifest.encoder.version,
+        encoder_digest=manifest.encoder.digest,
+        dimension=manifest.encoder.dimension,
+        index_kind=manifest.index.kind,
+        count=manifest.index.count,
+        **state,
+    )
+
+
+def to_item(item: Item) -> Any:
+    """Returns an Item message."""
+    return retrieval_pb2.Item(
+        item_id=item.item_id,
+        uri=item.uri,
+        sha256=item.sha256,
+        width=item.width,
+        height=item.height,
+        attributes={name: attributes.to_message(value) for name, value in item.attributes.items()},
+        thumbnail=item.thumbnail,
+    )
+
+
+def _filter(message: Any) -> Any:
+    try:
+        return filter_messages.from_message(message)
+    except FilterError as error:
+        raise errors.InvalidQuery(error.part, str(error)) from error
+
+
+def _collapsed(count: int, item_ids: Sequence[str]) -> bytes:
+    data: bytes = retrieval_pb2.Neighbor(collapsed_count=count, collapsed_item_ids=item_ids).SerializeToString()
+    return data
+
+
+def _timings(result: SearchResult | BatchResult) -> Any:
+    timings = result.timings
+    return timings and retrieval_pb2.Timings(
+        decode_seconds=timings.decode, encode_seconds=timings.encode, search_seconds=timings.search
+    )

@@ -1,0 +1,219 @@
+"""The gateway: everything put together, from start to drain."""
+
+import asyncio
+import logging
+import pathlib
+import signal
+import tempfile
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.protobuf import message_factory
+from grpc_health.v1 import health_pb2_grpc
+
+from lookalike.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
+from serving.encoders.batching import BatchingEncoder
+from serving.encoders.guarded import GuardedEncoder
+from serving.encoders.tfserving import TfServingEncoder
+from serving.gateway import conversion
+from serving.gateway.admission import Admission
+from serving.gateway.config import GatewayConfig
+from serving.gateway.connections import server_options
+from serving.gateway.health import SERVICE, Health
+from serving.gateway.request_log import RequestLog
+from serving.gateway.service import RetrievalServicer
+from serving.gateway.shedding import SheddingInterceptor, kind_of
+from serving.gateway.status import AbortingInterceptor
+from serving.gateway.watcher import Watcher
+from serving.gateway.wire import ItemPart
+from serving.images import ImageLimits
+from serving.release.layout import CURRENT
+from serving.release.release import Release
+from serving.search.catalog import Catalog
+from serving.search.decoding import Decoder
+from serving.search.embedding import Embedder
+from serving.search.held import Held
+from serving.search.searcher import Searcher
+from serving.security.access import access_interceptors
+from serving.security.tls import encoder_credentials, server_credentials
+from serving.storage import LocalStore, open_store
+from serving.telemetry.guard_metrics import GuardMetrics
+from serving.telemetry.query_metrics import MeteredRetrieval
+from serving.telemetry.telemetry import Telemetry
+from serving.telemetry.worker_metrics import MeteredWorkers
+
+if TYPE_CHECKING:
+    from serving.telemetry.tracing import Tracing
+
+_log = logging.getLogger(__name__)
+
+
+class Gateway:
+    """A gateway in the running event loop: `start`, then `drain`."""
+
+    def __init__(self, config: GatewayConfig, tracing: "Tracing | None" = None) -> None:
+        """tracing: in place of what `config.monitoring` says of traces."""
+        self._config = config
+        self._telemetry = Telemetry(config.monitoring, tracing)
+        limits = ImageLimits(max_bytes=min(ImageLimits().max_bytes, config.limits.request_bytes))
+        store = open_store(config.serving_root)
+        # Releases of an object store are searched from a verified copy; without a place for it, it lasts as long as we.
+        self._temporary = None
+        cache = None if config.cache is None else pathlib.Path(config.cache)
+        if cache is None and store.local_path(CURRENT) is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="lookalike-gateway-")
+            cache = pathlib.Path(self._temporary.name)
+        self._held = Held(keep_releases=config.keep_releases, keep_seconds=config.keep_seconds)
+        self._workers = MeteredWorkers(config.workers, config.queue)
+        self._encoder = TfServingEncoder(
+            config.encoder, self._telemetry.client_interceptors, encoder_credentials(config.security)
+        )
+        encoding = config.encoding
+        batching = BatchingEncoder(
+            self._telemetry.metered(self._encoder),
+            images=encoding.batch_images,
+            batches=encoding.batches,
+            wait_seconds=encoding.batch_wait_seconds,
+        )
+        self._guarded = GuardedEncoder(
+            batching,
+            seconds=encoding.encode_seconds,
+            failures=encoding.breaker_failures,
+            pause=encoding.breaker_seconds,
+        )
+        # The watcher asks for versions that nobody is served from yet, so it asks the encoder itself.
+        self._watcher = Watcher(store, self._held, self._encoder, self._prepare, cache=cache)
+        self._health = Health()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.admission = Admission(config.limits.in_flight, config.limits.in_flight_bytes)
+        self._server = grpc.aio.server(
+            interceptors=[
+                *self._telemetry.server_interceptors(
+                    RequestLog(SERVICE, _answers(), config.logs.log_requests),
+                    *access_interceptors(config.security, config.logs),
+                    SheddingInterceptor(SERVICE, self.admission, kind_of),
+                ),
+                AbortingInterceptor(SERVICE),
+            ],
+            options=server_options(config.limits, config.connections, share_port=config.processes > 1),
+        )
+        catalog = Catalog(
+            store, self._held, self._workers, refused=self._watcher.refused, current=lambda: self._watcher.wanted
+        )
+        self._decoder = Decoder(self._workers, limits, config.decoding)
+        embedder = Embedder(self._guarded, self._decoder, self._telemetry.span)
+        retrieval = MeteredRetrieval(
+            self._held, embedder, self._workers, self._telemetry.span, metrics=self._telemetry.queries
+        )
+        self._telemetry.watch(self._held, self._watcher, self._workers)
+        self._telemetry.add(GuardMetrics(self.admission, self._decoder.processes, batching, self._guarded, self._held))
+        servicer = RetrievalServicer(retrieval, catalog, config.request_seconds)
+        retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(servicer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)
+        if config.reflection:
+            _add_reflection(self._server)
+
+    async def start(self, process: int = 0) -> int:
+        """Listens, begins to follow `CURRENT`, and returns the port; process: its number among several on that port.
+
+        Raises OSError where it can't listen.
+        """
+        await self._health.begin()
+        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+        address, security = f"{host}:{self._config.port}", self._config.security
+        try:
+            if security.encrypts:
+                port = self._server.add_secure_port(address, server_credentials(security))
+            else:
+                port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"can't listen on {address}: is it taken?") from error
+        self._telemetry.start(process)
+        await self._server.start()
+        _log.info("listening on %s:%d", host, port)
+        if self._config.port_file is not None:
+            # Whole or not at all: whoever waits for the file reads it the moment it appears.
+            file = pathlib.Path(self._config.port_file)
+            LocalStore(file.parent).write(file.name, f"{port}\n".encode())
+        poll = self._config.poll_seconds
+        self._spawn(self._watcher.run(poll, self._flipped))
+        self._spawn(self._health.watch_encoder(self._guarded, self._held, poll))
+        return port
+
+    async def drain(self) -> None:
+        """Says NOT_SERVING, waits, lets running requests finish, and frees everything."""
+        _log.info("draining")
+        await self._health.drain()
+        await asyncio.sleep(self._config.drain_seconds)
+        await self._server.stop(self._config.grace_seconds)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._workers.close()
+        await self._decoder.processes.close()
+        await self._telemetry.close()
+        await self._encoder.close()
+        self._watcher.close()
+        self._held.flip(None)
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    async def _flipped(self) -> None:
+        self._telemetry.flipped(self._held.current)
+        await self._health.serving()
+
+    def _prepare(self, release: Release) -> Searcher[ItemPart]:
+        return Searcher(release, conversion.render, cached_items=self._config.cached_items)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        # Held on to: the loop itself keeps only a weak reference.
+        self._tasks.append(asyncio.create_task(work))
+
+
+async def serve(
+    config: GatewayConfig,
+    *,
+    process: int = 0,
+    listening: Callable[[], None] = lambda: None,
+    end_with: int | None = None,
+) -> None:
+    """Runs a gateway until SIGTERM or SIGINT, then drains it; a second signal ends it at once.
+
+    process: its number among several. listening: called when it does. end_with: a file whose end is a signal, too.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    signals = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) is not signal.SIG_IGN]
+
+    def end() -> None:
+        stop.set()
+        for number in signals:
+            # From now on it is the kernel's again.
+            loop.remove_signal_handler(number)
+        if end_with is not None:
+            loop.remove_reader(end_with)
+
+    for number in signals:
+        loop.add_signal_handler(number, end)
+    if end_with is not None:
+        loop.add_reader(end_with, end)
+    gateway = Gateway(config)
+    await gateway.start(process)
+    listening()
+    await stop.wait()
+    await gateway.drain()
+    _log.info("stopped")
+
+
+def _answers() -> dict[str, Callable[[bytes], Any]]:
+    """Returns what reads the answers of each method."""
+    service = retrieval_pb2.DESCRIPTOR.services_by_name[SERVICE.rpartition(".")[2]]
+    return {m.name: message_factory.GetMessageClass(m.output_type).FromString for m in service.methods}
+
+
+def _add_reflection(server: grpc.aio.Server) -> None:
+    from grpc_reflection.v1alpha import reflection
+
+    names = [service.full_name for service in retrieval_pb2.DESCRIPTOR.services_by_name.values()]
+    reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)

@@ -1,0 +1,180 @@
+"""Follows `CURRENT`: loads the release it names beside the one that is served, verifies and warms it, then flips."""
+
+import asyncio
+import collections
+import logging
+import pathlib
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from serving.release import layout
+from serving.release.current import read_current
+from serving.release.reader import Release, check_encoder, open_release
+from serving.release.verify import ReleaseRefused
+from serving.search import errors
+from serving.search.encoder import Embeddings, Encoder
+from serving.search.held import Held
+from serving.search.searcher import Searcher
+from serving.storage import Store
+
+# For the probe through the live encoder: a few images.
+_PROBE_SECONDS = 30.0
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class Watcher:
+    """Keeps `held` at what `CURRENT` names, wherever it moves: forward, or back to an older release.
+
+    A permanent fault refuses a release for as long as this process lives, with a reason in the log. A passing one is
+    tried again at the next poll. Either way the served release goes on.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        held: Held,
+        encoder: Encoder,
+        prepare: Callable[[Release], Searcher[Any]],
+        *,
+        cache: pathlib.Path | None,
+    ) -> None:
+        """prepare: makes of a release what answers from it. cache: for releases of an object store."""
+        self._store = store
+        self._held = held
+        self._encoder = encoder
+        self._prepare = prepare
+        self._cache = cache
+        # Opened and verified but for the encoder; kept, because that costs a read of every byte.
+        self._candidate: Release | None = None
+        self._said = ""
+        # What CURRENT named when it was last read; what must not be served, with the reason; and how often for what.
+        self.wanted = ""
+        self.refused: dict[str, str] = {}
+        self.faults: collections.Counter[str] = collections.Counter()
+
+    async def run(self, poll_seconds: float, on_flip: Callable[[], Awaitable[None]]) -> None:
+        """Polls until cancelled; awaits `on_flip` after each flip."""
+        while True:
+            if await self.poll():
+                await on_flip()
+            await asyncio.sleep(poll_seconds)
+
+    async def poll(self) -> bool:
+        """Looks once; returns whether the served release has changed. Raises nothing: a watcher must not die."""
+        wanted = ""
+        self._held.expire()
+        try:
+            self.wanted = wanted = await _in_thread(self._read_current)
+            if not wanted:
+                self._say(f"{self._store.uri} holds no {layout.CURRENT} yet, {self._meanwhile()}")
+            elif not self._is_held(wanted) and wanted not in self.refused:
+                return await self._load(wanted)
+        except ReleaseRefused as error:
+            self.refused[wanted] = str(error)
+            self.faults[error.fault] += 1
+            self._forget()
+            _log.error("release %s is refused, %s: %s", wanted, self._meanwhile(), error)
+        except (OSError, errors.RetrievalError) as error:
+            self._say(f"can't load release {wanted or 'that CURRENT names'} yet, {self._meanwhile()}: {error}")
+        except Exception as error:
+            self._say(f"loading release {wanted} failed unexpectedly, {self._meanwhile()}: {error!r}", error)
+        return False
+
+    def close(self) -> None:
+        """Closes what was opened and not flipped to."""
+        self._forget()
+
+    def _read_current(self) -> str:
+        try:
+            return read_current(self._store) or ""
+        except ValueError as error:
+            # Whoever wrote it may write it again.
+            raise OSError(f"{layout.CURRENT} does not name a release: {error}") from error
+
+    def _is_held(self, release_id: str) -> bool:
+        current = self._held.current
+        return current is not None and current.manifest.release_id == release_id
+
+    async def _load(self, wanted: str) -> bool:
+        if self._candidate is not None and self._candidate.manifest.release_id != wanted:
+            self._forget()
+        kept = next((release for release in self._held.kept if release.manifest.release_id == wanted), None)
+        if kept is not None:
+            await self._check_encoder(kept)
+            if self._held.flip_back(wanted):
+                self._served(kept, " again")
+                return True
+        if self._candidate is None:
+            self._candidate = await _in_thread(lambda: open_release(self._store, wanted, cache=self._cache))
+        release = self._candidate
+        await self._check_encoder(release)
+        searcher = self._prepare(release)
+        await _in_thread(searcher.warm)
+        self._candidate = None
+        self._held.flip(searcher)
+        self._served(release, "")
+        return True
+
+    def _served(self, release: Release, again: str) -> None:
+        self._said = ""
+        name, encoder, count = release.manifest.release_id, release.manifest.encoder, release.manifest.index.count
+        _log.info("serving release %s%s: %d items, encoder %s/%d", name, again, count, encoder.model, encoder.version)
+
+    async def _check_encoder(self, release: Release) -> None:
+        encode = self._encode_from_thread(release)
+        await _in_thread(lambda: check_encoder(release, encode))
+
+    def _encode_from_thread(self, release: Release) -> Callable[[Sequence[bytes]], Embeddings]:
+        loop = asyncio.get_running_loop()
+        encoder = release.manifest.encoder
+
+        def encode(images: Sequence[bytes]) -> Embeddings:
+            asked = self._encoder.encode(
+                list(images), model=encoder.model, version=encoder.version, timeout=_PROBE_SECONDS
+            )
+            return asyncio.run_coroutine_threadsafe(asked, loop).result()
+
+        return encode
+
+    def _forget(self) -> None:
+        candidate, self._candidate = self._candidate, None
+        if candidate is not None:
+            candidate.close()
+
+    def _meanwhile(self) -> str:
+        current = self._held.current
+        return "nothing is served" if current is None else f"release {current.manifest.release_id} goes on"
+
+    def _say(self, text: str, unexpected: Exception | None = None) -> None:
+        # Once per state, not once per poll.
+        if text != self._said:
+            self._said = text
+            _log.warning("%s", text, exc_info=unexpected)
+
+
+async def _in_thread(function: Callable[[], T]) -> T:
+    """Returns what `function` returns, run in a thread that nobody waits for at exit.
+
+    Opening a release may take minutes, and a process that was told to stop must not wait for it.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(setter: Callable[[Any], None], value: Any) -> None:
+        if not future.done():
+            setter(value)
+
+    def run() -> None:
+        try:
+            result = function()
+        except BaseException as error:
+            call: tuple[Callable[[Any], None], Any] = (future.set_exception, error)
+        else:
+            call = (future.set_result, result)
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, *call)
+
+    threading.Thread(target=run, name="watcher", daemon=True).start()
+    return await future
