@@ -111,7 +111,7 @@ def Embedder(
     infra_blessing: InputArtifact[standard_artifacts.InfraBlessing],
     embeddings: OutputArtifact[Embeddings],
     serving_root: Parameter[str] = "",
-    batch_size: Parameter[int] = 64,
+    batch_size: Parameter[int] = 256,
     max_failed_share: Parameter[float] = 0.01,
     code: Parameter[str] = "",
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
