@@ -1,5 +1,6 @@
 """A gateway as a person starts it: a process with a log."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -61,7 +62,7 @@ class GatewayProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.process.poll() is None:
-            # It leads a session of its own: everything that it has started is in it.
+        # It leads a session of its own: everything that it has started is in it, also where it is gone itself.
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        self.process.wait()
