@@ -16,6 +16,8 @@ from tests.serving.loop_thread import LoopThread
 from tests.serving.pictures import png
 from tests.serving.running import Running
 
+pytestmark = pytest.mark.slow
+
 ONE = [1.0] * 16
 SEARCH = "/lookalike.retrieval.v1.RetrievalService/Search"
 

@@ -18,6 +18,8 @@ from tests.serving.gateway_process import GatewayProcess
 from tests.serving.loop_thread import LoopThread
 from tests.serving.pictures import png
 
+pytestmark = pytest.mark.slow
+
 ONE = [1.0] * 16
 
 

@@ -24,6 +24,8 @@ from serving.search.workers import Workers
 from tests.serving.loop_thread import LoopThread
 from tests.serving.pictures import png, png_header
 
+pytestmark = pytest.mark.slow
+
 
 def picture(width: int, height: int, kind: str = "JPEG", **options: object) -> bytes:
     coarse = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)

@@ -17,6 +17,8 @@ from tests.serving.loop_thread import LoopThread
 from tests.serving.pictures import png
 from tests.serving.telemetry.monitored import Monitored, Scrape
 
+pytestmark = pytest.mark.slow
+
 VECTOR = [1.0] * 16
 
 

@@ -15,6 +15,8 @@ from tests.serving.loop_thread import LoopThread
 from tests.serving.pictures import png
 from tests.serving.telemetry.monitored import Monitored
 
+pytestmark = pytest.mark.slow
+
 EVERY_IMAGE = {"reconstruct_images": 1.0}
 ERRORS = Distribution.of(np.random.default_rng(0).uniform(0.01, 0.02, 500).tolist())
 

@@ -17,6 +17,8 @@ from tests.serving.gateway_process import GatewayProcess
 from tests.serving.loop_thread import LoopThread
 from tests.serving.telemetry.monitored import Scrape
 
+pytestmark = pytest.mark.slow
+
 
 def two_free_ports() -> int:
     """Returns a port that is free and whose successor is, too."""

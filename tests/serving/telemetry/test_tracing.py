@@ -24,6 +24,8 @@ from tests.serving.loop_thread import LoopThread
 from tests.serving.pictures import png
 from tests.serving.running import Running
 
+pytestmark = pytest.mark.slow
+
 SEARCH = "lookalike.retrieval.v1.RetrievalService/Search"
 PREDICT = "tensorflow.serving.PredictionService/Predict"
 TRACE_ID, PARENT_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
