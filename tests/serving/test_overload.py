@@ -42,13 +42,13 @@ def search(running: Running, **query) -> str:
 
 
 def test_what_is_too_much_is_refused_at_once_and_says_when_to_ask_again(crowded: Running) -> None:
-    crowded.encoder.delay = 1.0
+    crowded.encoder.delay = 3.0
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         waiting = [pool.submit(search, crowded, image=png(i)) for i in range(3)]
         until(lambda: crowded.admission.in_flight.total() == 3)
         begun = time.monotonic()
         assert search(crowded, image=png(9)) == "RESOURCE_EXHAUSTED OVERLOADED 1"
-        assert time.monotonic() - begun < 0.5
+        assert time.monotonic() - begun < 2
         assert search(crowded, vector=ONE) == "OK", "images can't crowd out the others"
         assert [future.result() for future in waiting] == ["OK"] * 3
     assert search(crowded, image=png(9)) == "OK"
@@ -75,12 +75,11 @@ def test_what_there_is_no_time_to_refuse_is_dropped_and_the_client_can_tell(loop
         running.client.wait_until_serving(10)
         with concurrent.futures.ThreadPoolExecutor(64) as pool:
             # The loop looks at nothing for a while; eight are kept for it, the others are dropped at once.
-            busy = pool.submit(running.call_in_loop, time.sleep, 1.0)
+            busy = pool.submit(running.call_in_loop, time.sleep, 3.0)
             time.sleep(0.1)
-            begun = time.monotonic()
             outcomes = [pool.submit(search, running, vector=ONE) for _ in range(40)]
             until(lambda: sum(future.done() for future in outcomes) >= 20)
-            assert time.monotonic() - begun < 0.8
+            assert not busy.done()
             busy.result()
             found = [future.result() for future in outcomes]
     assert set(found) == {"OK", "RESOURCE_EXHAUSTED OVERLOADED 1"}
@@ -140,7 +139,7 @@ def test_images_fail_fast_while_the_encoder_is_away_and_soon_work_again(crowded:
         assert search(crowded, image=png(1)) == "UNAVAILABLE ENCODER_UNAVAILABLE 1"
         took.append(time.monotonic() - begun)
         assert search(crowded, vector=ONE) == "OK"
-    assert min(took[:2]) < 0.09, f"tried again by the client, or the encoder was waited for: {took}"
+    assert min(took) < 0.09, f"tried again by the client, or the encoder was waited for: {took}"
     loop.run(crowded.encoder.start())
     begun = time.monotonic()
     until(lambda: search(crowded, image=png(1)) == "OK")
@@ -150,7 +149,7 @@ def test_images_fail_fast_while_the_encoder_is_away_and_soon_work_again(crowded:
 def test_images_fail_fast_while_the_encoder_hangs_and_soon_work_again(loop: LoopThread, tmp_path) -> None:
     collection = Collection(tmp_path / "root")
     collection.publish()
-    encoding = Encoding(encode_seconds=0.3, breaker_failures=3, breaker_seconds=0.5)
+    encoding = Encoding(encode_seconds=1.0, breaker_failures=3, breaker_seconds=0.5)
     # Nothing else looks at the encoder meanwhile.
     with Running(loop, collection, encoding=encoding, poll_seconds=3600.0) as running:
         running.client.wait_until_serving(10, encoder=False)
@@ -159,7 +158,7 @@ def test_images_fail_fast_while_the_encoder_hangs_and_soon_work_again(loop: Loop
             assert search(running, image=png(1)) == "UNAVAILABLE ENCODER_UNAVAILABLE 1"
         begun = time.monotonic()
         assert search(running, image=png(1)) == "UNAVAILABLE ENCODER_UNAVAILABLE 1"
-        assert time.monotonic() - begun < 0.2
+        assert time.monotonic() - begun < 0.9
         assert search(running, vector=ONE) == "OK"
         running.encoder.delay = 0.0
         until(lambda: search(running, image=png(1)) == "OK", 3)

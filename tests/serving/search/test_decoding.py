@@ -215,6 +215,7 @@ def test_bombs_do_no_harm(loop: LoopThread, name: str) -> None:
             took.append(time.perf_counter() - begun)
         assert isinstance(outcome, errors.InvalidQuery | bytes)
         assert psutil.Process().memory_info().rss - before < 50 * 2**20
-        assert min(took) < 0.05, f"{name}: {took}"
+        # `make bench NAME=fuzz` holds them to 50 ms; here the machine may be busy.
+        assert min(took) < 0.5, f"{name}: {took}"
     finally:
         decode.close()
