@@ -2,7 +2,8 @@
 
 import asyncio
 import io
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -36,7 +37,8 @@ class FakeModelServer:
 
     versions: version -> seed. answers_as: the version it claims to be. as_content: raw bytes or typed fields.
     rejects: canonical images that it refuses, and their whole batch. fails_with: a status for every Predict.
-    reconstructs: whether it has that signature. error: that it reconstructs with, after reconstruct_delay seconds.
+    reconstructs: whether it has that signature. errors: gives that of each image that it reconstructs, after
+    reconstruct_delay seconds.
     traceparents: that Predict was called with.
     """
 
@@ -49,7 +51,7 @@ class FakeModelServer:
         self.fails_with: grpc.StatusCode | None = None
         self.delay = 0.0
         self.reconstructs = True
-        self.error = 0.0
+        self.errors: Iterator[float] = itertools.repeat(0.0)
         self.reconstruct_delay = 0.0
         self.traceparents: list[str] = []
         self.cancelled = 0
@@ -112,7 +114,7 @@ class FakeModelServer:
         if reconstructs:
             arrays: dict[str, Any] = {
                 "image": np.stack([(_pixels(image) * 255).reshape(SIDE, SIDE, 1).astype(np.uint8) for image in images]),
-                "error": np.full(len(images), self.error, np.float32),
+                "error": np.fromiter(self.errors, np.float32, len(images)),
             }
         else:
             arrays = {"embedding": embed(images, seed=self.versions[version], dimension=self.dimension)}
