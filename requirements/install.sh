@@ -1,17 +1,17 @@
 #!/bin/sh
-# Makes one environment from its locks: requirements/install.sh pipeline|serving|bench [PREFIX]
+# Makes one environment from its locks: requirements/install.sh pipeline|serving|bench|checks [PREFIX]
 #
 # Finds a CPython that fits, brings uv from PyPI into .venv/bootstrap, syncs .venv/<name> to its locks (with the dev lock,
 # unless LOOKALIKE_DEV=0), then installs this project into it. Does nothing where the environment is current.
-# bench holds what we are compared with, and nothing of ours.
+# bench holds what we are compared with, checks what looks over the manifests: neither holds anything of ours.
 set -eu
 cd "$(dirname "$0")/.."
-name=${1:?usage: requirements/install.sh pipeline|serving|bench [PREFIX]}
+name=${1:?usage: requirements/install.sh pipeline|serving|bench|checks [PREFIX]}
 prefix=${2:-.venv/$name}
 case $name in
   pipeline) versions="3.10" ;;
-  serving | bench) versions="3.10 3.11 3.12 3.13" ;;
-  *) echo "unknown environment '$name': pipeline, serving or bench" >&2; exit 2 ;;
+  serving | bench | checks) versions="3.10 3.11 3.12 3.13" ;;
+  *) echo "unknown environment '$name': pipeline, serving, bench or checks" >&2; exit 2 ;;
 esac
 
 # uv must read the locks before it can pick an index or a cache: only the project's own files decide what is installed.
@@ -57,12 +57,14 @@ bootstrap_uv() { # leaves a uv at .venv/bootstrap/bin/uv
   exit 1
 }
 
+ours=yes
+case $name in bench | checks) ours=no ;; esac
 locks="requirements/$name.lock"
 if [ "$name" = pipeline ]; then locks="$locks requirements/demo.lock"; fi
-if [ "$name" != bench ] && [ "${LOOKALIKE_DEV:-1}" != 0 ]; then locks="$locks requirements/dev.lock"; fi
+if [ $ours = yes ] && [ "${LOOKALIKE_DEV:-1}" != 0 ]; then locks="$locks requirements/dev.lock"; fi
 stamp=$prefix/.lookalike-installed
 current=$(cat $locks setup.py pyproject.toml requirements/install.sh $(find serving/protos -name '*.proto' | sort) | cksum)
-if [ "$name" = bench ]; then current=$(cat $locks requirements/install.sh | cksum); fi
+if [ $ours = no ]; then current=$(cat $locks requirements/install.sh | cksum); fi
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$current $(pwd)" ]; then exit 0; fi
 
 bootstrap_uv
@@ -93,5 +95,5 @@ rm -f "$stamp"
 [ -x "$prefix/bin/python" ] || "$uv" venv -q --seed --python "$python" "$prefix"
 # shellcheck disable=SC2086 # several file names
 "$uv" pip sync -q --python "$prefix/bin/python" --compile-bytecode --require-hashes $locks
-if [ "$name" != bench ]; then "$uv" pip install -q --python "$prefix/bin/python" --no-deps --no-build-isolation -e .; fi
+if [ $ours = yes ]; then "$uv" pip install -q --python "$prefix/bin/python" --no-deps --no-build-isolation -e .; fi
 echo "$current $(pwd)" > "$stamp"
