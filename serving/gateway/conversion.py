@@ -15,7 +15,7 @@ from serving.search.catalog import Entry, State
 from serving.search.filters import FilterError
 from serving.search.query import Query, check_batch
 from serving.search.results import BatchResult, EncodeResult, ItemsResult, SearchResult
-from serving.search.searcher import Method
+from serving.search.view import Method
 
 _METHODS = {
     Method.EXACT: retrieval_pb2.SEARCH_METHOD_EXACT,

@@ -12,6 +12,7 @@ from typing import Any
 from serving.release.release import Release
 from serving.search import errors
 from serving.search.searcher import Searcher
+from serving.search.view import View
 
 
 class Holding:
@@ -27,6 +28,11 @@ class Holding:
         self.release_id = searcher.release.manifest.release_id
         self._users = 1
         self._lock = threading.Lock()
+
+    @property
+    def view(self) -> View[Any]:
+        """What is answered from now: the release, with what was changed beside it."""
+        return self.searcher.view
 
     def retain(self) -> "Holding":
         """Adds a user and returns this holding; the caller must be one itself."""

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.search import errors
-from serving.search.searcher import Wanted
+from serving.search.view import Wanted
 
 MAX_K = 1000
 MAX_BATCH = 256

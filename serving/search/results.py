@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from serving.release.items import Item
 from serving.search.query import Vector
-from serving.search.searcher import Method
+from serving.search.view import Method
 
 
 class Hit(NamedTuple):

@@ -16,8 +16,8 @@ from serving.search.embedding import Embedder
 from serving.search.held import Held, Holding
 from serving.search.query import Query, Vector, check_item_ids
 from serving.search.results import BatchResult, EncodeResult, ItemsResult, SearchResult, Timings
-from serving.search.searcher import Found
 from serving.search.spans import Span, no_span
+from serving.search.view import Found, View
 from serving.search.workers import Workers
 
 # What takes no longer is done at once: handing it to a thread and back costs as much.
@@ -40,13 +40,13 @@ class Retrieval:
     async def search(self, query: Query, deadline: Deadline) -> SearchResult:
         """Returns the `query.k` items most like the query, itself left out where it is an item."""
         with self._held.take(query.release_id) as holding:
-            vector, decode, encode = query.vector, 0.0, 0.0
+            view, vector, decode, encode = holding.view, query.vector, 0.0, 0.0
             if query.image is not None:
                 embedded = await self._embedder.embed([query.image], holding, deadline)
                 vector, decode, encode = _raised(embedded.outcomes[0]), embedded.decode, embedded.encode
             begun = time.perf_counter()
             with self._span("search"):
-                answer = await self._answer(query, vector, holding, deadline)
+                answer = await self._answer(query, vector, view, holding, deadline)
             return _result(answer, holding, Timings(decode, encode, time.perf_counter() - begun))
 
     async def batch_search(
@@ -57,6 +57,7 @@ class Retrieval:
         An exception in the place of a query is its outcome.
         """
         with self._held.take(release_id) as holding:
+            view = holding.view
             vectors = [query if isinstance(query, Exception) else query.vector for query in queries]
             images = {
                 i: query.image
@@ -68,7 +69,9 @@ class Retrieval:
                 vectors[i] = outcome
             begun = time.perf_counter()
             with self._span("search"):
-                outcomes = await self._run(holding, deadline, lambda: _outcomes(queries, vectors, holding, deadline))
+                outcomes = await self._run(
+                    holding, deadline, lambda: _outcomes(queries, vectors, view, holding, deadline)
+                )
             timings = Timings(embedded.decode, embedded.encode, time.perf_counter() - begun)
             return BatchResult(outcomes, holding.release_id, _encoder_version(holding), timings)
 
@@ -84,7 +87,7 @@ class Retrieval:
         """Returns items of a release."""
         check_item_ids(item_ids)
         with self._held.take(release_id) as holding:
-            items = await self._run(holding, deadline, lambda: _items(holding, item_ids, thumbnails))
+            items = await self._run(holding, deadline, lambda: _items(holding.view, item_ids, thumbnails))
             return ItemsResult(items, holding.release_id)
 
     async def get_item(self, item_id: str, deadline: Deadline, *, thumbnail: bool, release_id: str = "") -> ItemsResult:
@@ -94,15 +97,16 @@ class Retrieval:
             raise errors.ItemNotFound(item_id, result.release_id)
         return result
 
-    async def _answer(self, query: Query, vector: Vector | None, holding: Holding, deadline: Deadline) -> _Answer:
-        searcher = holding.searcher
-        if vector is None or not query.plain or query.k > INLINE_K or searcher.seconds > INLINE_SECONDS:
-            return await self._run(holding, deadline, lambda: _answer(query, vector, holding))
+    async def _answer(
+        self, query: Query, vector: Vector | None, view: View[Any], holding: Holding, deadline: Deadline
+    ) -> _Answer:
+        if vector is None or not query.plain or query.k > INLINE_K or view.seconds > INLINE_SECONDS:
+            return await self._run(holding, deadline, lambda: _answer(query, vector, view, holding))
         deadline.left()
-        found = searcher.find(_unit(vector, query, holding), query, None)
-        items = searcher.cached(found.rows)
+        found = view.find(_unit(vector, query, holding), query, None)
+        items = view.cached(found.rows)
         if items is None:
-            items = await self._run(holding, deadline, lambda: searcher.load(found.rows))
+            items = await self._run(holding, deadline, lambda: view.load(found.rows))
         return found, items, ()
 
     async def _run(self, holding: Holding, deadline: Deadline, function: Callable[[], T]) -> T:
@@ -110,22 +114,23 @@ class Retrieval:
         return await self._workers.run(function, deadline=deadline, finally_=holding.retain().drop)
 
 
-def _answer(query: Query, vector: Vector | None, holding: Holding) -> _Answer:
+def _answer(query: Query, vector: Vector | None, view: View[Any], holding: Holding) -> _Answer:
     """Returns what is found for a query by item id, or else for `vector`. Reads the disk."""
-    release, searcher, row = holding.release, holding.searcher, None
+    row = None
     if query.item_id is not None:
-        row = release.row_of(query.item_id)
+        row = view.rows_of([query.item_id]).get(query.item_id)
         if row is None:
             raise errors.ItemNotFound(query.item_id, holding.release_id)
-        vector = release.vectors(np.array([row]))[0]
-    found = searcher.find(_unit(vector, query, holding), query, row)
-    named = [[item.item_id for item in release.items(rows)] for _, rows in found.collapsed]
-    return found, searcher.load(found.rows), named
+        vector = view.vectors(np.array([row]))[0]
+    found = view.find(_unit(vector, query, holding), query, row)
+    named = [[item.item_id for item in view.items(rows)] for _, rows in found.collapsed]
+    return found, view.load(found.rows), named
 
 
 def _outcomes(
     queries: Sequence[Query | Exception],
     vectors: Sequence[Vector | Exception | None],
+    view: View[Any],
     holding: Holding,
     deadline: Deadline,
 ) -> list[SearchResult | Exception]:
@@ -136,16 +141,16 @@ def _outcomes(
             outcomes.append(query if isinstance(query, Exception) else vector)  # type: ignore[arg-type]
             continue
         try:
-            outcomes.append(_result(_answer(query, vector, holding), holding, None))
+            outcomes.append(_result(_answer(query, vector, view, holding), holding, None))
         except Exception as error:
             # Whatever it is, it is this query's alone.
             outcomes.append(error)
     return outcomes
 
 
-def _items(holding: Holding, item_ids: Sequence[str], thumbnails: bool) -> list[Item | None]:
-    rows = holding.release.rows_of(item_ids)
-    found = dict(zip(rows, holding.release.items(list(rows.values()), thumbnails=thumbnails), strict=True))
+def _items(view: View[Any], item_ids: Sequence[str], thumbnails: bool) -> list[Item | None]:
+    rows = view.rows_of(item_ids)
+    found = dict(zip(rows, view.items(list(rows.values()), thumbnails=thumbnails), strict=True))
     return [found.get(item_id) for item_id in item_ids]
 
 

@@ -1,13 +1,11 @@
 """Searches one release: chooses between index and exact comparison, filters, collapses, and remembers what it read."""
 
-import dataclasses
-import enum
 import itertools
 import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +14,9 @@ from serving.index import Embeddings, Rows
 from serving.release.items import Item
 from serving.release.release import Release
 from serving.search import filters
-from serving.search.collapse import collapse
 from serving.search.filters import Filter
 from serving.search.lru import Lru
+from serving.search.view import Found, Method, View, Wanted, find
 
 # Comparing every match is exact, and no dearer than asking the index, up to so many matches at all, for each proposal,
 # and for each item that the index looks at. Measured with 20,000 and 100,000 items of 64 dimensions, k 10 and 100: a
@@ -28,45 +26,10 @@ PROPOSAL_COST = 16
 LOOK_COST = 1 / 3
 # How much further than usual the index looks for what matches a filter.
 EFFORT = 4
-# How many results may be looked at for k that are distinct.
-MOST_EXAMINED = 16_384
-MOST_NAMED = 16  # collapsed results that are named
 FILTERS_KEPT = 64
 _WARM_SEARCHES = 32
 
 T = TypeVar("T")
-
-
-class Method(enum.Enum):
-    """How an answer was found; the value is for people."""
-
-    EXACT = "exact"
-    INDEX = "index"
-    EXACT_FILTERED = "exact, filtered"
-    INDEX_FILTERED = "index, filtered"
-
-
-@dataclasses.dataclass(frozen=True)
-class Wanted:
-    """k: at least 1. min_score: what scores lower is left out. collapse_score: see `collapse`. Validated by Query."""
-
-    k: int
-    min_score: float | None = None
-    filter: Filter | None = None
-    collapse_score: float | None = None
-
-
-class Found(NamedTuple):
-    """Results, best first. rows, scores: of each. collapsed: how many near-duplicates each stands for, and the best.
-
-    matching: how many items match the filter, None without one.
-    """
-
-    rows: list[int]
-    scores: list[float]
-    method: Method
-    matching: int | None = None
-    collapsed: Sequence[tuple[int, list[int]]] = ()
 
 
 class Matching:
@@ -85,6 +48,12 @@ class Matching:
         """Returns whether each of `rows` matches."""
         return (self._bits[rows >> 3] >> (7 - (rows & 7)) & 1).astype(np.bool_)
 
+    def without(self, rows: Rows) -> "Matching":
+        """Returns the items that match and are not among `rows`."""
+        mask = np.unpackbits(self._bits, count=self._size).astype(np.bool_)
+        mask[rows] = False
+        return Matching(mask)
+
 
 class Searcher(Generic[T]):
     """Searches a release and gives its items as `T`. May be used from any number of threads until it is closed."""
@@ -102,6 +71,8 @@ class Searcher(Generic[T]):
         self._looked_at = share * release.count
         # Of a search for ten, once it was measured.
         self.seconds = math.inf
+        # What queries are answered from: this, or it and what was changed beside it. Changed in one assignment.
+        self.view: View[T] = self
 
     def warm(self) -> None:
         """Searches for the release's golden queries, so that the first clients needn't wait; and takes the time."""
@@ -119,12 +90,7 @@ class Searcher(Generic[T]):
 
     def find(self, vector: Embeddings, wanted: Wanted, exclude: int | None) -> Found:
         """Returns what is wanted of the items nearest to `vector`: float32 `[D]`, of unit length. exclude: a row."""
-        matching = None if wanted.filter is None else self._matching_of(wanted.filter)
-        count = None if matching is None else matching.count
-        if wanted.collapse_score is not None:
-            return self._find_distinct(vector, wanted, exclude, matching)
-        rows, scores, method = self._best(vector, wanted.k, wanted.min_score, exclude, matching)
-        return Found(rows.tolist(), scores.tolist(), method, count)
+        return find(self, vector, wanted, exclude)
 
     def cached(self, rows: Sequence[int]) -> list[T] | None:
         """Returns the items of some rows, or None where some of them would have to be read from disk."""
@@ -149,7 +115,20 @@ class Searcher(Generic[T]):
             for row in list(itertools.islice(self._items, max(0, len(self._items) - self._cached_items))):
                 del self._items[row]
 
-    def _matching_of(self, filter_: Filter) -> Matching:
+    def items(self, rows: Sequence[int], *, thumbnails: bool = False) -> list[Item]:
+        """Returns the items of some rows, in that order. Reads the disk."""
+        return self.release.items(rows, thumbnails=thumbnails)
+
+    def rows_of(self, item_ids: Sequence[str]) -> dict[str, int]:
+        """Returns the rows of those items that the release holds. Reads the disk."""
+        return self.release.rows_of(item_ids)
+
+    def vectors(self, rows: Rows) -> Embeddings:
+        """Returns copies of stored embeddings: float32 `[n, D]`, of unit length."""
+        return self.release.vectors(rows)
+
+    def matching(self, filter_: Filter) -> Matching:
+        """Returns the items that match a filter."""
         key = filters.key(filter_)
         matching = self._matching.get([key]).get(key)
         if matching is None:
@@ -157,20 +136,14 @@ class Searcher(Generic[T]):
             self._matching.put([(key, matching)])
         return matching
 
-    def _best(
-        self, vector: Embeddings, n: int, min_score: float | None, exclude: int | None, matching: Matching | None
+    def best(
+        self, vector: Embeddings, n: int, exclude: int | None, matching: Matching | None
     ) -> tuple[Rows, Embeddings, Method]:
-        """Returns the n best: fewer only where no more match and score enough."""
-        if matching is None:
-            rows, scores = self.release.nearest(vector, n, exclude)
-            method = Method.EXACT if self.release.exact else Method.INDEX
-        else:
-            rows, scores, method = self._best_matching(vector, n, exclude, matching)
-        if min_score is not None:
-            # Compared as float32, in which both were sent.
-            enough = int(np.count_nonzero(scores >= np.float32(min_score)))
-            rows, scores = rows[:enough], scores[:enough]
-        return rows, scores, method
+        """Returns the rows and scores of the n best, ties by item id: fewer only where no more match."""
+        if matching is not None:
+            return self._best_matching(vector, n, exclude, matching)
+        rows, scores = self.release.nearest(vector, n, exclude)
+        return rows, scores, Method.EXACT if self.release.exact else Method.INDEX
 
     def _best_matching(
         self, vector: Embeddings, n: int, exclude: int | None, matching: Matching
@@ -189,27 +162,3 @@ class Searcher(Generic[T]):
         if exclude is not None:
             rows = rows[rows != exclude]
         return *self.release.nearest_among(vector, n, rows), Method.EXACT_FILTERED
-
-    def _find_distinct(
-        self, vector: Embeddings, wanted: Wanted, exclude: int | None, matching: Matching | None
-    ) -> Found:
-        n = 2 * (wanted.k + 1) + 16
-        while True:
-            rows, scores, method = self._best(vector, n, wanted.min_score, exclude, matching)
-            owners = collapse(self.release.vectors(rows), wanted.collapse_score or 1.0, wanted.k)
-            # Where it ended early all that belongs to the k is there: the next one would not be returned.
-            if len(owners) < len(rows) or len(rows) < n or n >= MOST_EXAMINED:
-                break
-            n = min(4 * n, MOST_EXAMINED)
-        leaders = np.flatnonzero(owners == np.arange(len(owners))).tolist()
-        followers: dict[int, list[int]] = {leader: [] for leader in leaders}
-        for position, owner in enumerate(owners.tolist()):
-            if position != owner:
-                followers[owner].append(int(rows[position]))
-        return Found(
-            rows[leaders].tolist(),
-            scores[leaders].tolist(),
-            method,
-            None if matching is None else matching.count,
-            [(len(followers[leader]), followers[leader][:MOST_NAMED]) for leader in leaders],
-        )

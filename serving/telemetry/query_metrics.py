@@ -10,7 +10,7 @@ from serving.search.deadline import Deadline
 from serving.search.query import Query
 from serving.search.results import BatchResult, EncodeResult, ItemsResult, SearchResult
 from serving.search.retrieval import Retrieval
-from serving.search.searcher import Method
+from serving.search.view import Method
 from serving.telemetry.histogram import SECONDS, SIZES, Histogram
 
 Scored = Callable[[str, float], None]

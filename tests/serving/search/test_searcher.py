@@ -15,7 +15,8 @@ from serving.release.reader import Release, open_release
 from serving.search import filters
 from serving.search.filter_language import parse
 from serving.search.filters import Comparison, Operator
-from serving.search.searcher import EXACT_UP_TO, MOST_EXAMINED, Matching, Method, Searcher, Wanted
+from serving.search.searcher import EXACT_UP_TO, Matching, Searcher
+from serving.search.view import MOST_EXAMINED, Method, Wanted
 from serving.storage import open_store
 from tests.serving.release_builder import build_release, make_items, unit_vectors
 
