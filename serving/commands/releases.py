@@ -154,7 +154,7 @@ def _show(arguments: argparse.Namespace, store: "Store") -> int:
         print(manifest.to_json().decode(), end="")
         return 0
     encoder, index = manifest.encoder, manifest.index
-    size = sum(entry.size for shard in index.shards for entry in shard.files)
+    size = sum(entry.size for entry in manifest.files)
     parameters = ", ".join(f"{name} {value}" for name, value in index.parameters.items() if name != "kind")
     print(f"release     {manifest.release_id}")
     print(f"created     {_time(manifest.created)}")
@@ -163,6 +163,9 @@ def _show(arguments: argparse.Namespace, store: "Store") -> int:
     print(f"            sha256 {encoder.digest}")
     print(f"index       {index.kind}, {index.count} items in {len(index.shards)} shards, {size / 1e6:.1f} MB")
     print(f"            {parameters}")
+    updates = manifest.updates
+    counts = f"{updates.upserts} upserts, {updates.tombstones} deleted" if updates else "none"
+    print(f"updates     {counts}")
     print(f"golden      {len(manifest.golden)} queries, recall of at least {manifest.golden_recall:.4f}")
     for name, value in (("evaluation", manifest.evaluation), ("lineage", manifest.lineage)):
         print(f"{name:11} {json.dumps(value, sort_keys=True)}")
@@ -177,7 +180,7 @@ def _verify(arguments: argparse.Namespace, store: "Store") -> int:
         if arguments.encoder:
             check_encoder(release, lambda images: _encode(arguments.encoder, release.manifest, images))
         recall = golden_recall(release)
-        files = [entry for shard in release.manifest.index.shards for entry in shard.files]
+        files = release.manifest.files
     size = sum(entry.size for entry in files)
     if arguments.json:
         _print_json(

@@ -111,6 +111,21 @@ class IndexRef:
 
 
 @dataclasses.dataclass(frozen=True)
+class UpdatesRef:
+    """The updates that were put into a release. upserts, tombstones: items that were upserted, or deleted, last."""
+
+    file: FileEntry
+    upserts: int
+    tombstones: int
+
+    def __post_init__(self) -> None:
+        if self.file.path != layout.UPDATES_STATE:
+            raise ManifestError(f"updates must lie at {layout.UPDATES_STATE}, got {self.file.path}.")
+        _at_least("updates.upserts", self.upserts, 0)
+        _at_least("updates.tombstones", self.tombstones, 0)
+
+
+@dataclasses.dataclass(frozen=True)
 class GoldenQuery:
     """A held-out item and its exact neighbours, best first, itself left out; a loaded index must find them again."""
 
@@ -130,6 +145,8 @@ class Manifest:
 
     golden_recall: the least recall on `golden` with which a reader may serve this release, in [0, 1].
     evaluation, lineage: JSON values, by value: nothing in them needs a metadata store to be understood.
+    updates: what was upserted and deleted, None where nothing ever was. watermark: of each writer of the journal the
+    last segment that `updates` holds.
     """
 
     release_id: str
@@ -141,6 +158,8 @@ class Manifest:
     golden_recall: float
     evaluation: dict[str, Any]
     lineage: dict[str, Any]
+    updates: UpdatesRef | None = None
+    watermark: dict[str, int] = dataclasses.field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -156,11 +175,25 @@ class Manifest:
                 raise ManifestError(f"{name} must be in [0, {limit}], got {value}.")
         _is_a("evaluation", self.evaluation, dict)
         _is_a("lineage", self.lineage, dict)
+        _is_a("watermark", self.watermark, dict)
+        for writer, seq in self.watermark.items():
+            _layout(layout.check_writer_id, writer)
+            _at_least(f"watermark of writer {writer}", seq, 1)
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """Every file that the release consists of, beside its manifest."""
+        updates = () if self.updates is None else (self.updates.file,)
+        return (*(entry for shard in self.index.shards for entry in shard.files), *updates)
 
     def to_json(self) -> bytes:
         """Returns the manifest as UTF-8 JSON; raises ValueError where evaluation or lineage hold NaN or infinity."""
         # There and back once, so that what is hashed is what a reader will find (a key of 10 becomes "10").
         value = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
+        # Without updates it is what it was before there were any, so that older gateways read it too.
+        for name in ("updates", "watermark"):
+            if not value[name]:
+                del value[name]
         value["sha256"] = content_sha256(value)
         return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
@@ -182,6 +215,9 @@ class Manifest:
             )
             value["encoder"] = EncoderRef(**value["encoder"])
             value["index"] = IndexRef(**index)
+            updates = value.get("updates")
+            if updates is not None:
+                value["updates"] = UpdatesRef(**{**updates, "file": FileEntry(**updates["file"])})
             value["golden"] = tuple(GoldenQuery(g["item_id"], tuple(g["neighbors"])) for g in value["golden"])
             return cls(**value)
         except ManifestError:

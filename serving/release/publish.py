@@ -5,10 +5,11 @@ import datetime
 import logging
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from serving.index import IndexParameters, read_parameters
+from serving.journal.reader import heads
 from serving.release import layout
 from serving.release.current import read_current, write_current
 from serving.release.debris import clean_debris
@@ -16,6 +17,7 @@ from serving.release.encoder_info import EncoderInfo, file_sha256, list_files, t
 from serving.release.lease import Lease, hold_lease
 from serving.release.manifest import EncoderRef, FileEntry, GoldenQuery, IndexRef, Manifest, ManifestError, Shard
 from serving.release.reader import load_release, read_encoder, read_manifest
+from serving.release.updates import UpdatesLost, check_contents, check_not_behind, describe_updates
 from serving.release.verify import ReleaseRefused, check_encoder_folder
 from serving.storage import Store
 
@@ -24,6 +26,10 @@ _logger = logging.getLogger(__name__)
 
 class PublishRefused(Exception):
     """What was to be published doesn't belong together, or the serving root has changed meanwhile."""
+
+
+class StaleBase(PublishRefused):
+    """`CURRENT` is no longer the release that this one was built on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +53,9 @@ def publish(
     evaluation: dict[str, Any],
     lineage: dict[str, Any],
     holder: str,
+    updates: pathlib.Path | None = None,
+    watermark: Mapping[str, int] | None = None,
+    base: str | None = None,
     wait_seconds: float = 0.0,
     lease_seconds: float = 300.0,
     clock: Callable[[], float] = time.time,
@@ -61,13 +70,17 @@ def publish(
       encoder_digest: of the encoder that the body was embedded with.
       golden, golden_recall, evaluation, lineage: for the manifest.
       holder: who publishes, for people who find the lease taken.
+      updates: the local file of the state that serving.journal.state.fold wrote and the body was built by.
+      watermark: of that state: of each writer of the journal the last segment it holds.
+      base: the release that the body was built on: `CURRENT` must still name it, or hold the same content already.
       wait_seconds: how long to wait for another publisher.
       lease_seconds: how long the lease counts after this process died where nobody can see that.
       clock: seconds since the epoch.
 
     Raises:
       ReleaseRefused: a reader would refuse this release.
-      PublishRefused: the body was embedded with another encoder, or `CURRENT` was changed without the lease.
+      PublishRefused: the body was embedded with another encoder, it was built on another release than the current
+        one, changes would be lost that were acknowledged, or `CURRENT` was changed without the lease.
       LeaseHeld, LeaseLost: another publishes, or has taken over because this one took too long.
     """
     digest = tree_digest(list_files(encoder))
@@ -84,16 +97,22 @@ def publish(
         golden_recall=golden_recall,
         evaluation=evaluation,
         lineage=lineage,
+        updates=describe_updates(updates),
+        watermark=dict(watermark or {}),
     )
     # What a reader would refuse is better found here, before anything is written.
-    load_release(body, draft, info).close()
+    load_release(body, draft, info, updates=updates).close()
     with hold_lease(store, holder, seconds=lease_seconds, wait_seconds=wait_seconds, clock=clock) as lease:
         parent = read_current(store)
         clean_debris(store)
         same = _same_content(store, draft, parent)
         if same is not None and same.release_id == parent:
             return Published(parent, True, same)
+        if base is not None and parent != base:
+            raise StaleBase(f"this release was built on {base}, but {layout.CURRENT} is {parent} now.")
+        _check_updates(store, updates, draft, parent)
         if same is None:
+            there = heads(store)
             version = _place_encoder(store, encoder, draft.encoder, clock)
             lease.renew()
             stamp = datetime.datetime.fromtimestamp(clock(), datetime.timezone.utc)
@@ -103,8 +122,10 @@ def publish(
                 release_id=f"{stamp:%Y%m%dT%H%M%SZ}-{lease.number}",
                 parent=parent,
                 encoder=dataclasses.replace(draft.encoder, version=version),
+                # Of writers whose segments are pruned nothing is left to be read twice.
+                watermark={w: seq for w, seq in draft.watermark.items() if w in there},
             )
-            _upload(store, body, same, lease)
+            _upload(store, body, updates, same, lease)
         lease.check()
         if read_current(store) != parent:
             raise PublishRefused(f"{layout.CURRENT} was {parent} and is {read_current(store)} now.")
@@ -146,9 +167,12 @@ def _describe(body: pathlib.Path) -> IndexRef:
 
 
 def _content(manifest: Manifest) -> tuple[Any, ...]:
-    """Returns what makes two releases the same: not when, by whom and in which run they were made."""
+    """Returns what makes two releases the same: not when, by whom and in which run they were made.
+
+    Nor the watermark: where it alone has moved, what it has passed had been superseded.
+    """
     encoder = dataclasses.replace(manifest.encoder, version=1)
-    return encoder, manifest.index, manifest.golden, manifest.golden_recall
+    return encoder, manifest.index, manifest.golden, manifest.golden_recall, manifest.updates
 
 
 def _same_content(store: Store, draft: Manifest, parent: str | None) -> Manifest | None:
@@ -171,9 +195,8 @@ def _is_whole(store: Store, manifest: Manifest) -> bool:
     """Returns whether everything that a release names is there, by its size."""
     base = layout.release_folder(manifest.release_id)
     sizes = {stat.path: stat.size for stat in store.files(base)}
-    entries = [entry for shard in manifest.index.shards for entry in shard.files]
     encoder = layout.encoder_folder(manifest.encoder.model, manifest.encoder.version)
-    return all(sizes.get(f"{base}/{e.path}") == e.size for e in entries) and store.exists(
+    return all(sizes.get(f"{base}/{e.path}") == e.size for e in manifest.files) and store.exists(
         f"{encoder}/{layout.SAVED_MODEL}"
     )
 
@@ -198,9 +221,24 @@ def _place_encoder(store: Store, encoder: pathlib.Path, expected: EncoderRef, cl
     return version
 
 
-def _upload(store: Store, body: pathlib.Path, manifest: Manifest, lease: Lease) -> None:
+def _check_updates(store: Store, updates: pathlib.Path | None, draft: Manifest, parent: str | None) -> None:
+    try:
+        current = read_manifest(store, parent) if parent else None
+    except (ReleaseRefused, FileNotFoundError) as error:
+        _logger.warning("%s can't be read, so nobody can tell which changes it knows of: %s", parent, error)
+        current = None
+    try:
+        check_not_behind(store, updates, draft.watermark, current)
+        if updates is not None:
+            check_contents(store, updates)
+    except UpdatesLost as error:
+        raise PublishRefused(str(error)) from error
+
+
+def _upload(store: Store, body: pathlib.Path, updates: pathlib.Path | None, manifest: Manifest, lease: Lease) -> None:
     base = layout.release_folder(manifest.release_id)
-    for entry in (entry for shard in manifest.index.shards for entry in shard.files):
-        store.put(body / entry.path, f"{base}/{entry.path}")
+    for entry in manifest.files:
+        source = updates if updates is not None and entry.path == layout.UPDATES_STATE else body / entry.path
+        store.put(source, f"{base}/{entry.path}")
         lease.renew()
     store.write(f"{base}/{layout.MANIFEST}", manifest.to_json())

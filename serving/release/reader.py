@@ -8,12 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.index import IndexParameters
+from serving.journal.state import UpdatesState
 from serving.release import layout
 from serving.release.encoder_info import EncoderInfo
 from serving.release.manifest import EncoderRef, Manifest, ManifestError
 from serving.release.release import Neighbor, Release
 from serving.release.shard import LoadedShard, load_shard
 from serving.release.verify import (
+    DAMAGE,
     SCORE_TOLERANCE,
     ReleaseRefused,
     check_encoder_folder,
@@ -72,7 +74,7 @@ def open_release(store: Store, release_id: str, *, cache: pathlib.Path | None = 
         folder = cache / release_id
         _download_release(store, manifest, folder)
     else:
-        check_files(folder, [entry for shard in manifest.index.shards for entry in shard.files])
+        check_files(folder, manifest.files)
     return load_release(folder, manifest, read_encoder(store, manifest.encoder))
 
 
@@ -88,15 +90,21 @@ def read_encoder(store: Store, encoder: EncoderRef) -> EncoderInfo:
         return check_encoder_folder(pathlib.Path(temporary, path), encoder, layout.ENCODER_INFO)
 
 
-def load_release(folder: pathlib.Path, manifest: Manifest, encoder_info: EncoderInfo) -> Release:
-    """Returns the release in a local folder, whose files were checked; raises ReleaseRefused where it isn't sound."""
+def load_release(
+    folder: pathlib.Path, manifest: Manifest, encoder_info: EncoderInfo, *, updates: pathlib.Path | None = None
+) -> Release:
+    """Returns the release in a local folder, whose files were checked; raises ReleaseRefused where it isn't sound.
+
+    updates: the file of its updates, where it isn't in the folder yet.
+    """
     shards: list[LoadedShard] = []
+    state = _load_updates(updates or folder / layout.UPDATES_STATE, manifest)
     try:
         parameters = IndexParameters.from_dict(manifest.index.parameters)
         for number, shard in enumerate(manifest.index.shards):
             place = number, len(manifest.index.shards)
             shards.append(load_shard(folder, shard, manifest.encoder.dimension, parameters, place))
-        release = Release(manifest, encoder_info, shards)
+        release = Release(manifest, encoder_info, shards, state)
         recall = golden_recall(release)
         if recall < manifest.golden_recall:
             raise ReleaseRefused(
@@ -104,10 +112,10 @@ def load_release(folder: pathlib.Path, manifest: Manifest, encoder_info: Encoder
                 fault="golden",
             )
     except (ValueError, TypeError) as error:
-        _close(shards)
+        _close(shards, state)
         raise ReleaseRefused(f"index.parameters: {error}", fault="manifest") from error
     except ReleaseRefused:
-        _close(shards)
+        _close(shards, state)
         raise
     return release
 
@@ -163,7 +171,7 @@ def check_encoder(release: Release, encode: Callable[[list[bytes]], npt.NDArray[
 
 def _download_release(store: Store, manifest: Manifest, folder: pathlib.Path) -> None:
     base = layout.release_folder(manifest.release_id)
-    for entry in (entry for shard in manifest.index.shards for entry in shard.files):
+    for entry in manifest.files:
         file = folder / entry.path
         try:
             check_file(file, entry)
@@ -185,6 +193,26 @@ def _made(folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def _close(shards: list[LoadedShard]) -> None:
+def _load_updates(file: pathlib.Path, manifest: Manifest) -> UpdatesState:
+    if manifest.updates is None:
+        return UpdatesState(None)
+    try:
+        state = UpdatesState(file)
+    except (*DAMAGE, FileNotFoundError) as error:
+        raise ReleaseRefused(f"{layout.UPDATES_STATE}: {error}", fault="updates") from error
+    counts = state.upsert_count, state.tombstone_count
+    said = manifest.updates.upserts, manifest.updates.tombstones
+    if counts != said:
+        state.close()
+        raise ReleaseRefused(
+            f"{layout.UPDATES_STATE} holds {counts[0]} upserts and {counts[1]} tombstones, "
+            f"the manifest says {said[0]} and {said[1]}.",
+            fault="updates",
+        )
+    return state
+
+
+def _close(shards: list[LoadedShard], state: UpdatesState) -> None:
+    state.close()
     for shard in shards:
         shard.items.close()

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.index import Embeddings, Rows
+from serving.journal.state import UpdatesState
 from serving.release import layout
 from serving.release.encoder_info import EncoderInfo
 from serving.release.items import Item
@@ -31,9 +32,17 @@ class Neighbor:
 class Release:
     """A release that may be served. Its methods may be called from any number of threads until it is closed."""
 
-    def __init__(self, manifest: Manifest, encoder_info: EncoderInfo, shards: Sequence[LoadedShard]) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        encoder_info: EncoderInfo,
+        shards: Sequence[LoadedShard],
+        updates: UpdatesState | None = None,
+    ) -> None:
+        """updates: what was upserted and deleted up to the manifest's watermark; None for nothing."""
         self.manifest = manifest
         self.encoder_info = encoder_info
+        self.updates = updates or UpdatesState(None)
         self._shards = shards
         self._starts = np.cumsum([0, *(shard.count for shard in shards)])
         self.count = int(self._starts[-1])
@@ -163,6 +172,7 @@ class Release:
 
     def close(self) -> None:
         """Frees what the release holds; no search may be running."""
+        self.updates.close()
         for shard in self._shards:
             shard.items.close()
 

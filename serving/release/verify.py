@@ -15,7 +15,7 @@ UNIT_TOLERANCE = 1e-3
 # Scores closer than this may have been computed in another order: they are the same.
 SCORE_TOLERANCE = 1e-5
 _BLOCK = 65536  # embeddings checked at a time
-FAULTS = ("manifest", "file", "encoder", "embeddings", "index", "items", "golden", "probe")
+FAULTS = ("manifest", "file", "encoder", "embeddings", "index", "items", "updates", "golden", "probe")
 
 
 class ReleaseRefused(Exception):
