@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from components.pixels import PixelShape, decode
 from components.validation.complete_encoder import complete, warmup_requests
-from pipeline import autoencoders, export
+from pipeline import export, trainer
+from pipeline.encoder_config import EncoderConfig
 from serving.release.encoder_info import EncoderInfo, Probe
 
 MODEL = "encoder"
@@ -43,8 +44,8 @@ def write_encoder(
 ) -> SavedEncoder:
     """Writes a complete encoder. images: canonical, the first are its probe. seed: of its weights."""
     keras.utils.set_random_seed(seed)
-    network = autoencoders.convolutional(
-        height=shape.height, width=shape.width, channels=shape.channels, dimension=dimension
+    network = trainer.build(
+        EncoderConfig(height=shape.height, width=shape.width, channels=shape.channels, dimension=dimension)
     )
 
     def to_pixels(image_bytes: tf.Tensor) -> tf.Tensor:

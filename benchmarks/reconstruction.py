@@ -19,7 +19,9 @@ from PIL import Image
 
 from benchmarks._results import Goal, arguments, digits, report
 from pipeline import trainer
-from pipeline.config import EncoderConfig, TrainingConfig
+from pipeline.config import TrainingConfig
+from pipeline.encoder_config import EncoderConfig
+from pipeline.families import Collected
 
 ENCODER = EncoderConfig(height=28, width=28, channels=1, dimension=16)
 RECIPES = {
@@ -43,13 +45,13 @@ def load(folder: pathlib.Path, limit: int | None = None) -> np.ndarray:
 def train(encoder: EncoderConfig, training: TrainingConfig, images: np.ndarray, held_out: np.ndarray) -> list[float]:
     """Returns the validation MSE of each epoch."""
     keras.utils.set_random_seed(training.seed)
-    mean, variance = (images.mean((0, 1, 2)), images.var((0, 1, 2))) if encoder.standardise else (None, None)
+    known = Collected(images.mean((0, 1, 2)), images.var((0, 1, 2))) if encoder.standardise else Collected()
     dataset = tf.data.Dataset.from_tensor_slices(images).shuffle(len(images), seed=training.seed)
     dataset = dataset.batch(training.batch_size).map(lambda x: (x, x)).prefetch(2)
     validation = tf.data.Dataset.from_tensor_slices(held_out).batch(256).map(lambda x: (x, x))
     with tempfile.TemporaryDirectory() as scratch:
         return trainer.fit(
-            trainer.build(encoder, mean, variance).whole,
+            trainer.build(encoder, known),
             dataset,
             validation,
             training,

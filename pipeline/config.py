@@ -9,18 +9,11 @@ from typing import Any
 
 import yaml
 
-FAMILIES = ("convolutional",)
-FITS = ("stretch", "pad")
+from pipeline.encoder_config import EncoderConfig
+from pipeline.option_checks import ConfigError as ConfigError
+from pipeline.option_checks import require
+
 SCHEDULES = ("constant", "inverse_time", "cosine")
-
-
-class ConfigError(ValueError):
-    """An option that is unknown, of the wrong type, or out of range."""
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ConfigError(message)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,37 +31,12 @@ class IngestConfig:
     shards: int = 8
 
     def __post_init__(self) -> None:
-        _require(1 <= self.eval_percent <= 50, f"ingest.eval_percent must be in [1, 50], got {self.eval_percent}.")
+        require(1 <= self.eval_percent <= 50, f"ingest.eval_percent must be in [1, 50], got {self.eval_percent}.")
         share = self.max_skipped_share
-        _require(0.0 <= share <= 1.0, f"ingest.max_skipped_share must be in [0, 1], got {share}.")
-        _require(1 <= self.shards <= 10_000, f"ingest.shards must be in [1, 10000], got {self.shards}.")
+        require(0.0 <= share <= 1.0, f"ingest.max_skipped_share must be in [0, 1], got {share}.")
+        require(1 <= self.shards <= 10_000, f"ingest.shards must be in [1, 10000], got {self.shards}.")
         labels = ("", "folder", "parent", "manifest")
-        _require(self.label_from in labels, f"ingest.label_from must be one of {labels}, got {self.label_from!r}.")
-
-
-@dataclasses.dataclass(frozen=True)
-class EncoderConfig:
-    """The network. height, width: pixels, 0 to take them from the images. channels: 1, 3, or 0 likewise."""
-
-    family: str = "convolutional"
-    dimension: int = 64
-    height: int = 0
-    width: int = 0
-    channels: int = 0
-    fit: str = "stretch"
-    filters: tuple[int, ...] = (32, 64)
-    standardise: bool = True
-
-    def __post_init__(self) -> None:
-        _require(self.family in FAMILIES, f"encoder.family must be one of {FAMILIES}, got {self.family!r}.")
-        _require(1 <= self.dimension <= 4096, f"encoder.dimension must be in [1, 4096], got {self.dimension}.")
-        for name in ("height", "width"):
-            side = getattr(self, name)
-            _require(side == 0 or 16 <= side <= 256, f"encoder.{name} must be 0 or in [16, 256], got {side}.")
-        _require(self.channels in (0, 1, 3), f"encoder.channels must be 0, 1 or 3, got {self.channels}.")
-        _require(self.fit in FITS, f"encoder.fit must be one of {FITS}, got {self.fit!r}.")
-        good = 1 <= len(self.filters) <= 6 and all(1 <= f <= 1024 for f in self.filters)
-        _require(good, f"encoder.filters must be 1 to 6 numbers in [1, 1024], got {self.filters}.")
+        require(self.label_from in labels, f"ingest.label_from must be one of {labels}, got {self.label_from!r}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +56,13 @@ class TrainingConfig:
     cache_bytes: int = 2 * 2**30
 
     def __post_init__(self) -> None:
-        _require(1 <= self.epochs <= 10_000, f"training.epochs must be in [1, 10000], got {self.epochs}.")
-        _require(0 <= self.min_steps <= 10**9, f"training.min_steps must be in [0, 10^9], got {self.min_steps}.")
-        _require(1 <= self.batch_size <= 65_536, f"training.batch_size must be in [1, 65536], got {self.batch_size}.")
+        require(1 <= self.epochs <= 10_000, f"training.epochs must be in [1, 10000], got {self.epochs}.")
+        require(0 <= self.min_steps <= 10**9, f"training.min_steps must be in [0, 10^9], got {self.min_steps}.")
+        require(1 <= self.batch_size <= 65_536, f"training.batch_size must be in [1, 65536], got {self.batch_size}.")
         rate = self.learning_rate
-        _require(0.0 < rate <= 1.0, f"training.learning_rate must be in (0, 1], got {rate}.")
-        _require(self.schedule in SCHEDULES, f"training.schedule must be one of {SCHEDULES}, got {self.schedule!r}.")
-        _require(self.patience >= 0, f"training.patience must be at least 0, got {self.patience}.")
+        require(0.0 < rate <= 1.0, f"training.learning_rate must be in (0, 1], got {rate}.")
+        require(self.schedule in SCHEDULES, f"training.schedule must be one of {SCHEDULES}, got {self.schedule!r}.")
+        require(self.patience >= 0, f"training.patience must be at least 0, got {self.patience}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,10 +79,10 @@ class EvaluationConfig:
     accept_schema_changes: bool = False
 
     def __post_init__(self) -> None:
-        _require(0.0 < self.max_mse <= 1.0, f"evaluation.max_mse must be in (0, 1], got {self.max_mse}.")
+        require(0.0 < self.max_mse <= 1.0, f"evaluation.max_mse must be in (0, 1], got {self.max_mse}.")
         for name in ("pca_tolerance", "served_tolerance"):
             value = getattr(self, name)
-            _require(0.0 <= value <= 1.0, f"evaluation.{name} must be in [0, 1], got {value}.")
+            require(0.0 <= value <= 1.0, f"evaluation.{name} must be in [0, 1], got {value}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,9 +96,9 @@ class IndexConfig:
 
     def __post_init__(self) -> None:
         kinds = ("auto", "exact", "brute_force", "tree")
-        _require(self.kind in kinds, f"index.kind must be one of {kinds}, got {self.kind!r}.")
-        _require(self.shards >= 1, f"index.shards must be at least 1, got {self.shards}.")
-        _require(0.0 <= self.min_recall <= 1.0, f"index.min_recall must be in [0, 1], got {self.min_recall}.")
+        require(self.kind in kinds, f"index.kind must be one of {kinds}, got {self.kind!r}.")
+        require(self.shards >= 1, f"index.shards must be at least 1, got {self.shards}.")
+        require(0.0 <= self.min_recall <= 1.0, f"index.min_recall must be in [0, 1], got {self.min_recall}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,12 +120,13 @@ class PipelineConfig:
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     index: IndexConfig = dataclasses.field(default_factory=IndexConfig)
+    reindex: ReindexConfig = dataclasses.field(default_factory=ReindexConfig)
 
     def __post_init__(self) -> None:
-        _require(bool(self.name), "name must not be empty.")
+        require(bool(self.name), "name must not be empty.")
         shards = (self.ingest.shards, self.index.shards)
         fits = self.ingest.shards % self.index.shards == 0
-        _require(fits, f"index.shards must divide ingest.shards, got {shards[1]} and {shards[0]}.")
+        require(fits, f"index.shards must divide ingest.shards, got {shards[1]} and {shards[0]}.")
 
 
 def load(path: str | None, overrides: Sequence[str] = ()) -> PipelineConfig:
@@ -165,18 +134,23 @@ def load(path: str | None, overrides: Sequence[str] = ()) -> PipelineConfig:
     tree: dict[str, Any] = {}
     if path:
         loaded = yaml.safe_load(pathlib.Path(path).read_text())
-        _require(isinstance(loaded, dict), f"{path} must hold a mapping of options.")
+        require(isinstance(loaded, dict), f"{path} must hold a mapping of options.")
         tree = loaded
     for override in overrides:
         name, equals, text = override.partition("=")
-        _require(bool(equals), f"an override must read option=value, got {override!r}.")
+        require(bool(equals), f"an override must read option=value, got {override!r}.")
         *sections, leaf = name.split(".")
         node = tree
         for section in sections:
             node = node.setdefault(section, {})
-            _require(isinstance(node, dict), f"{name}: {section} is not a section.")
+            require(isinstance(node, dict), f"{name}: {section} is not a section.")
         node[leaf] = yaml.safe_load(text)
     return typing.cast(PipelineConfig, _build(PipelineConfig, tree, ""))
+
+
+def encoder_config(tree: Mapping[str, Any]) -> EncoderConfig:
+    """Returns the section `encoder` from its options by name, as `dataclasses.asdict` and JSON leave them."""
+    return typing.cast(EncoderConfig, _build(EncoderConfig, tree, "encoder."))
 
 
 def _build(kind: type[Any], tree: Mapping[str, Any], prefix: str) -> Any:
@@ -184,22 +158,28 @@ def _build(kind: type[Any], tree: Mapping[str, Any], prefix: str) -> Any:
     values = {}
     for name, value in tree.items():
         where = f"{prefix}{name}"
-        _require(name in hints, f"unknown option {where}; there are {', '.join(prefix + hint for hint in hints)}.")
+        require(name in hints, f"unknown option {where}; there are {', '.join(prefix + hint for hint in hints)}.")
         values[name] = _convert(hints[name], value, where)
     return kind(**values)
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        _require(isinstance(value, dict), f"{where} is a section of options, got {value!r}.")
+        require(isinstance(value, dict), f"{where} is a section of options, got {value!r}.")
         return _build(hint, value, where + ".")
     origin = typing.get_origin(hint)
     if origin is tuple:
-        _require(isinstance(value, list | tuple), f"{where} must be a list, got {value!r}.")
+        require(isinstance(value, list | tuple), f"{where} must be a list, got {value!r}.")
         return tuple(_convert(typing.get_args(hint)[0], each, where) for each in value)
-    if origin is not None and not isinstance(origin, types.UnionType):
-        _require(isinstance(value, dict), f"{where} must be a mapping, got {value!r}.")
-        return value
+    if origin is types.UnionType:
+        # `kind | None`, of what may be left out.
+        return None if value is None else _convert(typing.get_args(hint)[0], value, where)
+    if origin is not None:
+        require(isinstance(value, dict), f"{where} must be a mapping, got {value!r}.")
+        kind = typing.get_args(hint)[1]
+        if not (dataclasses.is_dataclass(kind) and isinstance(kind, type)):
+            return value
+        return {name: _convert(kind, each, f"{where}.{name}") for name, each in value.items()}
     if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
         # YAML 1.1 reads 1e-3 as text.
         try:
@@ -207,5 +187,5 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         except ValueError as error:
             raise ConfigError(f"{where} must be a number, got {value!r}.") from error
     right = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-    _require(right, f"{where} must be {hint.__name__}, got {value!r}.")
+    require(right, f"{where} must be {hint.__name__}, got {value!r}.")
     return value

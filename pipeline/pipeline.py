@@ -17,7 +17,8 @@ from components.index_evaluator import IndexEvaluator
 from components.publisher import Publisher
 from components.schema_gate import SchemaGate
 from components.serving_validator import ServingValidator
-from pipeline.config import EvaluationConfig, IndexConfig, PipelineConfig
+from pipeline.config import EvaluationConfig, IndexConfig, IngestConfig, PipelineConfig
+from pipeline.encoder_config import RECONSTRUCTING
 from serving.images import ImageLimits
 
 
@@ -34,17 +35,7 @@ def create_training_pipeline(config: PipelineConfig, *, metadata: Any = None, ru
     code = code_fingerprint()
 
     # The images, made canonical, as examples of two splits.
-    ingest = config.ingest
-    example_gen = ImageExampleGen(
-        ingest.images,
-        code=code,
-        eval_percent=ingest.eval_percent,
-        shards=ingest.shards,
-        label_from=ingest.label_from or None,
-        span_pattern=ingest.span_pattern or None,
-        max_skipped_share=ingest.max_skipped_share,
-        limits=ImageLimits(max_bytes=ingest.max_bytes, max_pixels=ingest.max_pixels, max_side=ingest.max_side),
-    )
+    example_gen = ImageExampleGen(**ingest_options(config.ingest), code=code)
     examples = example_gen.outputs["examples"]
 
     # What is in the examples, and whether that is what was there before.
@@ -93,17 +84,22 @@ def create_training_pipeline(config: PipelineConfig, *, metadata: Any = None, ru
         },
     )
 
-    # The reconstruction error, by slices; then the encoder beside its references: the final blessing.
-    evaluator = tfx.components.Evaluator(
-        examples=examples,
-        model=trainer.outputs["model"],
-        example_splits=["eval"],
-        eval_config=evaluation_config(config.evaluation, labelled=bool(ingest.label_from)),
-    )
+    # The reconstruction error, by slices, of a family that has one; then the encoder beside its references: the final
+    # blessing.
+    evaluators = []
+    if encoder.family in RECONSTRUCTING:
+        evaluators.append(
+            tfx.components.Evaluator(
+                examples=examples,
+                model=trainer.outputs["model"],
+                example_splits=["eval"],
+                eval_config=evaluation_config(config.evaluation, labelled=bool(config.ingest.label_from)),
+            )
+        )
     encoder_evaluator = EncoderEvaluator(
         model=trainer.outputs["model"],
         examples=examples,
-        model_blessing=evaluator.outputs["blessing"],
+        **({"model_blessing": evaluators[0].outputs["blessing"]} if evaluators else {}),
         serving_root=config.serving_root,
         pca_tolerance=config.evaluation.pca_tolerance,
         served_tolerance=config.evaluation.served_tolerance,
@@ -168,7 +164,7 @@ def create_training_pipeline(config: PipelineConfig, *, metadata: Any = None, ru
             gate,
             transform,
             trainer,
-            evaluator,
+            *evaluators,
             encoder_evaluator,
             serving_validator,
             pusher,
@@ -181,6 +177,19 @@ def create_training_pipeline(config: PipelineConfig, *, metadata: Any = None, ru
         metadata_connection_config=metadata,
         beam_pipeline_args=list(config.beam_args),
     )
+
+
+def ingest_options(ingest: IngestConfig) -> dict[str, Any]:
+    """Returns the arguments of ImageExampleGen that say what is read, and how."""
+    return {
+        "images": ingest.images,
+        "eval_percent": ingest.eval_percent,
+        "shards": ingest.shards,
+        "label_from": ingest.label_from or None,
+        "span_pattern": ingest.span_pattern or None,
+        "max_skipped_share": ingest.max_skipped_share,
+        "limits": ImageLimits(max_bytes=ingest.max_bytes, max_pixels=ingest.max_pixels, max_side=ingest.max_side),
+    }
 
 
 def index_parameters(index: IndexConfig) -> str:

@@ -39,6 +39,7 @@ def write_examples(folder: pathlib.Path, images: list[bytes], split: str, shards
                     "image": image,
                     "item_id": f"{split}/{number}.png".encode(),
                     "sha256": hashlib.sha256(image).hexdigest().encode(),
+                    "label": b"even" if number % 2 == 0 else b"odd",
                 }
                 feature = {k: tf.train.Feature(bytes_list=tf.train.BytesList(value=[v])) for k, v in values.items()}
                 writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())

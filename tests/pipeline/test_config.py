@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import pathlib
 import re
 
@@ -37,6 +38,9 @@ def test_flags_override_the_file(tmp_path):
         ("training.epoch=3", "unknown option training.epoch; there are training.epochs"),
         ("encoder.height=8", "encoder.height must be 0 or in [16, 256], got 8."),
         ("encoder.family=perceptron", "encoder.family must be one of"),
+        ("encoder.sparse.penalty=l2", "encoder.sparse.penalty must be one of ('kl', 'l1'), got 'l2'."),
+        ("encoder.augment.shift=0.9", "encoder.augment.shift must be in [0, 0.5], got 0.9."),
+        ("encoder.descriptors=[smell]", "encoder.descriptors must be some of"),
         ("ingest.max_skipped_share=1.5", "ingest.max_skipped_share must be in [0, 1], got 1.5."),
         ("index.shards=3", "index.shards must divide ingest.shards, got 3 and 8."),
         ("training=3", "training is a section of options, got 3."),
@@ -52,9 +56,17 @@ def test_wrong_options_are_refused_by_name(override, message):
 def test_the_documented_file_holds_every_option_with_its_default():
     path = ROOT / "configs" / "default.yaml"
     assert config.load(str(path)) == config.PipelineConfig()
-    told = yaml.safe_load(path.read_text())
-    for field in dataclasses.fields(config.PipelineConfig):
-        assert field.name in told
-        value = getattr(config.PipelineConfig(), field.name)
+    holds_every_option(yaml.safe_load(path.read_text()), config.PipelineConfig())
+
+
+def holds_every_option(told, section):
+    assert set(told) == {option.name for option in dataclasses.fields(section)}
+    for option in dataclasses.fields(section):
+        value = getattr(section, option.name)
         if dataclasses.is_dataclass(value):
-            assert set(told[field.name]) == {option.name for option in dataclasses.fields(value)}
+            holds_every_option(told[option.name], value)
+
+
+def test_an_encoder_comes_back_from_its_json():
+    encoder = config.load(None, ["encoder.filters=[8]", "encoder.ours.temperature=0.1"]).encoder
+    assert config.encoder_config(json.loads(json.dumps(dataclasses.asdict(encoder)))) == encoder

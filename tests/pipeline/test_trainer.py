@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 from pipeline import trainer
-from pipeline.config import EncoderConfig, TrainingConfig
+from pipeline.config import TrainingConfig
+from pipeline.encoder_config import EncoderConfig
 
 
 def test_run_fn_trains_and_exports(fn_args):
@@ -72,7 +73,7 @@ def test_the_same_seed_trains_the_same_network(tmp_path):
         dataset = tf.data.Dataset.from_tensor_slices((pixels, pixels)).batch(8)
         network = trainer.build(EncoderConfig(height=16, width=16, channels=1, dimension=3, filters=(4,)))
         return trainer.fit(
-            network.whole,
+            network,
             dataset,
             dataset,
             TrainingConfig(epochs=2),
