@@ -57,10 +57,12 @@ setup(
         # HELP, add_arguments(parser) and run(arguments) -> exit code, and imports nothing heavy at import.
         "lookalike.commands": [
             "run = pipeline.commands.run [pipeline]",
+            "reindex = pipeline.commands.reindex [pipeline]",
             "demo = pipeline.commands.demo [pipeline]",
             "serve = pipeline.commands.serve [pipeline]",
             "model-server = serving.model_server.command [pipeline]",
             "gateway = serving.commands.gateway [serving]",
+            "health = serving.commands.health [client]",
             "query = serving.commands.query [client]",
             "releases = serving.commands.releases [client]",
         ],
