@@ -16,7 +16,7 @@ SCALE ?= full
 BENCHMARKS := $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%.py,$(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve stop query test check lint types api fast slow bench benchmarks locks clean
+.PHONY: help setup checks demo serve stop query test check lint types api fast slow bench benchmarks locks clean
 
 help:  ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -24,6 +24,9 @@ help:  ## This list
 setup:  ## Make both environments from their locks (the other targets do it by themselves)
 	@requirements/install.sh pipeline
 	@requirements/install.sh serving
+
+checks:  ## Make the environment that looks over manifests and image recipes
+	@requirements/install.sh checks
 
 demo: setup  ## Images in, a release out, real queries answered (IMAGES=folder for your own)
 	@$(PIPELINE)/lookalike demo $(if $(IMAGES),--images "$(IMAGES)")
@@ -51,13 +54,13 @@ api: setup  ## Take the protos as they are for what later ones must be compatibl
 types: setup  ## mypy --strict on the packages
 	$(PIPELINE)/mypy
 
-fast: setup
+fast: setup checks
 	$(SERVING)/pytest -q -m "not slow" tests/serving tests/test_imports.py --ignore tests/serving/model_server
-	$(PIPELINE)/pytest -q -m "not slow" tests/components tests/pipeline tests/serving/model_server tests/serving/test_index.py
+	$(PIPELINE)/pytest -q -m "not slow" tests/components tests/pipeline tests/serving/model_server tests/serving/test_index.py tests/kubernetes
 
-slow: setup
+slow: setup checks
 	$(SERVING)/pytest -q -m slow tests/serving --ignore tests/serving/model_server
-	$(PIPELINE)/pytest -q -m slow tests/components tests/pipeline tests/serving/model_server tests/conformance tests/e2e
+	$(PIPELINE)/pytest -q -m slow tests/components tests/pipeline tests/serving/model_server tests/conformance tests/e2e tests/kubernetes
 
 check: lint types fast  ## The fast part of `make test`: 2 minutes
 
@@ -75,6 +78,7 @@ locks: setup  ## Resolve the inputs in requirements/ anew
 	cd requirements && ../.venv/bootstrap/bin/uv pip compile -q --python-version 3.10 --universal --generate-hashes serving.in -o serving.lock
 	cd requirements && ../.venv/bootstrap/bin/uv pip compile -q --python-version 3.10 --universal --generate-hashes dev.in -c pipeline.lock -c serving.lock -o dev.lock
 	cd requirements && ../.venv/bootstrap/bin/uv pip compile -q --python-version 3.10 --universal --generate-hashes bench.in -o bench.lock
+	cd requirements && ../.venv/bootstrap/bin/uv pip compile -q --python-version 3.10 --universal --generate-hashes checks.in -o checks.lock
 
 clean:  ## Remove the demo and the environments
 	rm -rf demo .venv build *.egg-info
