@@ -53,6 +53,13 @@ _SECTIONS = {
         "decode_memory_bytes": "bytes of memory that it may take",
         "decode_seconds": "seconds that it may take for an image",
     },
+    "updates": {
+        "allow_updates": "take upserts and deletes also without admin tokens",
+        "updates_in_flight": "upserts and deletes at work at once",
+        "journal_seconds": "how often to look for what others have written",
+        "advise_items": "changed items from which on a reindex is advised",
+        "max_items": "upserted items that are taken until then",
+    },
     "security": {
         "tls_cert": "certificate (chain) of the gateway, PEM",
         "tls_key": "its key, PEM",
@@ -113,7 +120,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             default = "" if field.default is None else f" [{field.default}]"
             kind = _KINDS.get(field.type, str)
             flag = "--" + field.name.replace("_", "-")
-            group.add_argument(flag, type=kind, default=absent, help=texts[field.name] + default)
+            if field.type is bool:
+                group.add_argument(flag, action="store_true", default=absent, help=texts[field.name])
+            else:
+                group.add_argument(flag, type=kind, default=absent, help=texts[field.name] + default)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from serving.gateway.checks import ConfigError, check_range, check_types
-from serving.gateway.options import Connections, Decoding, Encoding, Limits, Logs, Monitoring, Security
+from serving.gateway.options import Connections, Decoding, Encoding, Limits, Logs, Monitoring, Security, Updates
 
 __all__ = ["ConfigError", "GatewayConfig"]
 
@@ -32,7 +32,7 @@ class GatewayConfig:
     drain_seconds: between NOT_SERVING and refusing connections, for load balancers to notice.
     grace_seconds: that running requests get to finish after that.
     reflection: let tools list the API.
-    limits, connections, encoding, decoding, security, logs, monitoring: see there.
+    limits, connections, encoding, decoding, updates, security, logs, monitoring: see there.
     """
 
     serving_root: str
@@ -57,6 +57,7 @@ class GatewayConfig:
     connections: Connections = dataclasses.field(default_factory=Connections)
     encoding: Encoding = dataclasses.field(default_factory=Encoding)
     decoding: Decoding = dataclasses.field(default_factory=Decoding)
+    updates: Updates = dataclasses.field(default_factory=Updates)
     security: Security = dataclasses.field(default_factory=Security)
     logs: Logs = dataclasses.field(default_factory=Logs)
     monitoring: Monitoring = dataclasses.field(default_factory=Monitoring)
@@ -85,6 +86,11 @@ class GatewayConfig:
                 "give that, listen on 127.0.0.1, or say insecure where the network itself keeps others out."
             )
 
+    @property
+    def takes_updates(self) -> bool:
+        """Whether upserts and deletes are taken."""
+        return self.updates.allow_updates or self.security.admin_tokens is not None
+
     @classmethod
     def load(cls, file: pathlib.Path | None, flags: Mapping[str, Any]) -> "GatewayConfig":
         """Returns the options in a YAML file, if any, overridden by `flags`; raises ConfigError.
@@ -111,6 +117,7 @@ SECTIONS: dict[str, Any] = {
     "connections": Connections,
     "encoding": Encoding,
     "decoding": Decoding,
+    "updates": Updates,
     "security": Security,
     "logs": Logs,
     "monitoring": Monitoring,

@@ -1,8 +1,8 @@
 """Messages of `lookalike.retrieval.v1` to the core's dataclasses, and back."""
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from serving.gateway import status, wire
 from serving.release.items import Item
 from serving.search import errors
 from serving.search.catalog import Entry, State
+from serving.search.changes import Changed, ItemDelete, ItemUpsert
 from serving.search.filters import FilterError
 from serving.search.query import Query, check_batch
 from serving.search.results import BatchResult, EncodeResult, ItemsResult, SearchResult
@@ -30,6 +31,7 @@ _STATES = {
     State.REFUSED: retrieval_pb2.RELEASE_STATE_REFUSED,
 }
 _log = logging.getLogger(__name__)
+C = TypeVar("C")
 
 
 def to_query(request: Any) -> Query:
@@ -63,6 +65,68 @@ def to_queries(request: Any) -> list[Query | Exception]:
         except errors.InvalidQuery as error:
             queries.append(error)
     return queries
+
+
+def to_upsert(request: Any) -> ItemUpsert:
+    """Returns what an UpsertRequest asks for; raises InvalidQuery."""
+    values = {name: attributes.from_message(value) for name, value in request.attributes.items()}
+    return ItemUpsert(request.item_id, request.image, values, request.uri)
+
+
+def to_delete(request: Any) -> ItemDelete:
+    """Returns what a DeleteRequest asks for; raises InvalidQuery."""
+    return ItemDelete(request.item_id, request.purge)
+
+
+def to_changes(requests: Sequence[Any], convert: Callable[[Any], C]) -> list[C | Exception]:
+    """Returns what each request of a batch asks for, or what is wrong with it."""
+    changes: list[C | Exception] = []
+    for request in requests:
+        try:
+            changes.append(convert(request))
+        except errors.InvalidQuery as error:
+            changes.append(error)
+    return changes
+
+
+def to_upsert_response(changed: Changed) -> Any:
+    """Returns an UpsertResponse."""
+    return retrieval_pb2.UpsertResponse(
+        stamp=_stamp(changed),
+        sha256=changed.sha256,
+        replaced=changed.known,
+        release_id=changed.release_id,
+        reindex_advised=changed.advised,
+    )
+
+
+def to_delete_response(changed: Changed) -> Any:
+    """Returns a DeleteResponse."""
+    return retrieval_pb2.DeleteResponse(
+        stamp=_stamp(changed), found=changed.known, release_id=changed.release_id, reindex_advised=changed.advised
+    )
+
+
+def to_batch_upsert_response(outcomes: Sequence[Changed | Exception]) -> Any:
+    """Returns a BatchUpsertResponse."""
+    results = [
+        retrieval_pb2.BatchUpsertResult(error=_error(outcome))
+        if isinstance(outcome, Exception)
+        else retrieval_pb2.BatchUpsertResult(response=to_upsert_response(outcome))
+        for outcome in outcomes
+    ]
+    return retrieval_pb2.BatchUpsertResponse(results=results)
+
+
+def to_batch_delete_response(outcomes: Sequence[Changed | Exception]) -> Any:
+    """Returns a BatchDeleteResponse."""
+    results = [
+        retrieval_pb2.BatchDeleteResult(error=_error(outcome))
+        if isinstance(outcome, Exception)
+        else retrieval_pb2.BatchDeleteResult(response=to_delete_response(outcome))
+        for outcome in outcomes
+    ]
+    return retrieval_pb2.BatchDeleteResponse(results=results)
 
 
 def render(item: Item) -> wire.ItemPart:
@@ -158,6 +222,19 @@ def to_item(item: Item) -> Any:
         attributes={name: attributes.to_message(value) for name, value in item.attributes.items()},
         thumbnail=item.thumbnail,
     )
+
+
+def _stamp(changed: Changed) -> Any:
+    return retrieval_pb2.Stamp(
+        milliseconds=changed.stamp.milliseconds, count=changed.stamp.count, writer=changed.stamp.writer
+    )
+
+
+def _error(error: Exception) -> Any:
+    if not isinstance(error, errors.RetrievalError):
+        _log.error("a change of a batch failed: %s", error, exc_info=error)
+    # Our Status is google.rpc's, byte for byte.
+    return retrieval_pb2.Status.FromString(status.to_status(error).SerializeToString())
 
 
 def _filter(message: Any) -> Any:

@@ -28,13 +28,17 @@ from serving.gateway.status import AbortingInterceptor
 from serving.gateway.watcher import Watcher
 from serving.gateway.wire import ItemPart
 from serving.images import ImageLimits
+from serving.journal.writer import JournalWriter
 from serving.release.layout import CURRENT
 from serving.release.release import Release
 from serving.search.catalog import Catalog
 from serving.search.decoding import Decoder
 from serving.search.embedding import Embedder
+from serving.search.following import Following
 from serving.search.held import Held
 from serving.search.searcher import Searcher
+from serving.search.updates import Updates
+from serving.search.workers import Workers
 from serving.security.access import access_interceptors
 from serving.security.tls import encoder_credentials, server_credentials
 from serving.storage import LocalStore, open_store
@@ -82,8 +86,9 @@ class Gateway:
             failures=encoding.breaker_failures,
             pause=encoding.breaker_seconds,
         )
-        # The watcher asks for versions that nobody is served from yet, so it asks the encoder itself.
-        self._watcher = Watcher(store, self._held, self._encoder, self._prepare, cache=cache)
+        # These two ask for versions that nobody is served from yet, so they ask the encoder itself.
+        self._following = Following(store, self._held, self._encoder, conversion.render)
+        self._watcher = Watcher(store, self._held, self._encoder, self._prepare, self._following, cache=cache)
         self._health = Health()
         self._tasks: list[asyncio.Task[None]] = []
         self.admission = Admission(config.limits.in_flight, config.limits.in_flight_bytes)
@@ -108,7 +113,20 @@ class Gateway:
         )
         self._telemetry.watch(self._held, self._watcher, self._workers)
         self._telemetry.add(GuardMetrics(self.admission, self._decoder.processes, batching, self._guarded, self._held))
-        servicer = RetrievalServicer(retrieval, catalog, config.request_seconds)
+        # A thread and a process of their own: what queries need is theirs.
+        self._update_workers = Workers(1, config.updates.updates_in_flight)
+        self._update_decoder = Decoder(self._update_workers, limits, config.decoding)
+        updates = Updates(
+            self._held,
+            Embedder(self._guarded, self._update_decoder, self._telemetry.span),
+            self._update_workers,
+            self._following,
+            JournalWriter(store) if config.takes_updates else None,
+            in_flight=config.updates.updates_in_flight,
+            advise_items=config.updates.advise_items,
+            max_items=config.updates.max_items,
+        )
+        servicer = RetrievalServicer(retrieval, catalog, updates, config.request_seconds)
         retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)
         if config.reflection:
@@ -138,6 +156,7 @@ class Gateway:
             LocalStore(file.parent).write(file.name, f"{port}\n".encode())
         poll = self._config.poll_seconds
         self._spawn(self._watcher.run(poll, self._flipped))
+        self._spawn(self._following.run_forever(self._config.updates.journal_seconds))
         self._spawn(self._health.watch_encoder(self._guarded, self._held, poll))
         return port
 
@@ -151,7 +170,10 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._workers.close()
-        await self._decoder.processes.close()
+        self._update_workers.close()
+        await self._following.close()
+        for decoder in (self._decoder, self._update_decoder):
+            await decoder.processes.close()
         await self._telemetry.close()
         await self._encoder.close()
         self._watcher.close()

@@ -104,6 +104,32 @@ class Decoding:
 
 
 @dataclasses.dataclass(frozen=True)
+class Updates:
+    """Upserts and deletes between reindexes. What others have written is followed in any case.
+
+    allow_updates: take them also where no security.admin_tokens are given: from everybody who is let in at all. With
+      admin tokens they are taken from who has one.
+    updates_in_flight: calls that are at work at once; more are refused, so that queries go on.
+    journal_seconds: how often to look for what other processes have written.
+    advise_items: upserted and hidden items from which on answers advise a reindex. max_items: upserted items that are
+      searched beside the release at most, then upserts are refused; deletes never are.
+    """
+
+    allow_updates: bool = False
+    updates_in_flight: int = 16
+    journal_seconds: float = 0.5
+    advise_items: int = 5000
+    max_items: int = 20_000
+
+    def __post_init__(self) -> None:
+        check_types(self, "updates.")
+        check_range("updates.updates_in_flight", self.updates_in_flight, 1, 10_000)
+        check_range("updates.journal_seconds", self.journal_seconds, 0.01, 60)
+        check_range("updates.advise_items", self.advise_items, 1, 1_000_000)
+        check_range("updates.max_items", self.max_items, 1, 1_000_000)
+
+
+@dataclasses.dataclass(frozen=True)
 class Security:
     """Who is let in, by files in PEM and of tokens. All are read again when they change.
 

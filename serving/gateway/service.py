@@ -7,15 +7,17 @@ from serving.gateway import conversion
 from serving.search.catalog import Catalog
 from serving.search.deadline import Deadline
 from serving.search.retrieval import Retrieval
+from serving.search.updates import Updates
 
 
 class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
     """`lookalike.retrieval.v1.RetrievalService` over the core. Answers are messages, or bytes of a message."""
 
-    def __init__(self, retrieval: Retrieval, catalog: Catalog, request_seconds: float) -> None:
+    def __init__(self, retrieval: Retrieval, catalog: Catalog, updates: Updates, request_seconds: float) -> None:
         """request_seconds: the longest that a request may take, whatever deadline the client gives."""
         self._retrieval = retrieval
         self._catalog = catalog
+        self._updates = updates
         self._request_seconds = request_seconds
 
     async def Search(self, request: Any, context: Any) -> Any:
@@ -57,6 +59,26 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         entries, token = await self._catalog.page(request.page_size, request.page_token, self._deadline(context))
         releases = [conversion.to_release(entry) for entry in entries]
         return retrieval_pb2.ListReleasesResponse(releases=releases, next_page_token=token)
+
+    async def Upsert(self, request: Any, context: Any) -> Any:
+        """Adds an item, or replaces the one with its id."""
+        changed = await self._updates.upsert(conversion.to_upsert(request), self._deadline(context))
+        return conversion.to_upsert_response(changed)
+
+    async def BatchUpsert(self, request: Any, context: Any) -> Any:
+        """Returns the outcome of each upsert."""
+        items = conversion.to_changes(request.requests, conversion.to_upsert)
+        return conversion.to_batch_upsert_response(await self._updates.batch_upsert(items, self._deadline(context)))
+
+    async def Delete(self, request: Any, context: Any) -> Any:
+        """Takes an item out."""
+        changed = await self._updates.delete(conversion.to_delete(request), self._deadline(context))
+        return conversion.to_delete_response(changed)
+
+    async def BatchDelete(self, request: Any, context: Any) -> Any:
+        """Returns the outcome of each delete."""
+        items = conversion.to_changes(request.requests, conversion.to_delete)
+        return conversion.to_batch_delete_response(await self._updates.batch_delete(items, self._deadline(context)))
 
     def _deadline(self, context: Any) -> Deadline:
         left = context.time_remaining()

@@ -61,7 +61,7 @@ def kind_of(name: str, data: bytes) -> Kind:
     """
     if name == "Search":
         return Kind.IMAGES if data[:1] == b"\x0a" else Kind.PLAIN
-    return Kind.IMAGES if name in ("Encode", "BatchSearch") else Kind.PLAIN
+    return Kind.IMAGES if name in ("Encode", "BatchSearch", "Upsert", "BatchUpsert") else Kind.PLAIN
 
 
 def _status(error: Exception) -> Any:

@@ -69,6 +69,9 @@ STATUSES: dict[type[errors.RetrievalError], tuple[int, str, Callable[[Any], list
     errors.Unauthenticated: (code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED", _nothing),
     errors.PermissionDenied: (code_pb2.PERMISSION_DENIED, "PERMISSION_DENIED", _nothing),
     errors.Overloaded: (code_pb2.RESOURCE_EXHAUSTED, "OVERLOADED", _retry(1)),
+    errors.UpdatesNotAllowed: (code_pb2.FAILED_PRECONDITION, "UPDATES_NOT_ALLOWED", _nothing),
+    errors.UpdatesFull: (code_pb2.RESOURCE_EXHAUSTED, "UPDATES_FULL", _nothing),
+    errors.ClockAhead: (code_pb2.FAILED_PRECONDITION, "CLOCK_AHEAD", _nothing),
     errors.DeadlineExceeded: (code_pb2.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", _nothing),
 }
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import contextlib
 import logging
 import pathlib
 import threading
@@ -14,6 +15,7 @@ from serving.release.reader import Release, check_encoder, open_release
 from serving.release.verify import ReleaseRefused
 from serving.search import errors
 from serving.search.encoder import Embeddings, Encoder
+from serving.search.following import Following
 from serving.search.held import Held
 from serving.search.searcher import Searcher
 from serving.storage import Store
@@ -37,14 +39,19 @@ class Watcher:
         held: Held,
         encoder: Encoder,
         prepare: Callable[[Release], Searcher[Any]],
+        following: Following,
         *,
         cache: pathlib.Path | None,
     ) -> None:
-        """prepare: makes of a release what answers from it. cache: for releases of an object store."""
+        """prepare: makes of a release what answers from it. following: brings in what was changed beside it.
+
+        cache: for releases of an object store.
+        """
         self._store = store
         self._held = held
         self._encoder = encoder
         self._prepare = prepare
+        self._following = following
         self._cache = cache
         # Opened and verified but for the encoder; kept, because that costs a read of every byte.
         self._candidate: Release | None = None
@@ -100,11 +107,12 @@ class Watcher:
     async def _load(self, wanted: str) -> bool:
         if self._candidate is not None and self._candidate.manifest.release_id != wanted:
             self._forget()
-        kept = next((release for release in self._held.kept if release.manifest.release_id == wanted), None)
-        if kept is not None:
-            await self._check_encoder(kept)
-            if self._held.flip_back(wanted):
-                self._served(kept, " again")
+        with contextlib.suppress(errors.ReleaseNotHeld, errors.NoRelease), self._held.take(wanted) as kept:
+            await self._check_encoder(kept.release)
+            async with self._following.taking_over(await self._following.load(kept.searcher)):
+                flipped = self._held.flip_back(wanted)
+            if flipped:
+                self._served(kept.release, " again")
                 return True
         if self._candidate is None:
             self._candidate = await _in_thread(lambda: open_release(self._store, wanted, cache=self._cache))
@@ -112,8 +120,9 @@ class Watcher:
         await self._check_encoder(release)
         searcher = self._prepare(release)
         await _in_thread(searcher.warm)
-        self._candidate = None
-        self._held.flip(searcher)
+        async with self._following.taking_over(await self._following.load(searcher)):
+            self._candidate = None
+            self._held.flip(searcher)
         self._served(release, "")
         return True
 

@@ -42,21 +42,26 @@ class Embedder:
         if not images:
             return Embedded([])
         begun = time.perf_counter()
-        with self._span("decode"):
-            canonical = await self._decoder.canonical(images, deadline)
+        canonical = await self.decode(images, deadline)
         decoded = time.perf_counter()
         outcomes: list[Embeddings | Exception] = [c if isinstance(c, Exception) else _NOTHING for c in canonical]
         good = {i: data for i, data in enumerate(canonical) if isinstance(data, bytes)}
         if good:
             with self._span("encode"):
-                encoded = await self._encoded(list(good.values()), holding, deadline)
+                encoded = await self.encode(list(good.values()), holding, deadline)
             for i, outcome in zip(good, encoded, strict=True):
                 outcomes[i] = outcome
         return Embedded(outcomes, decoded - begun, time.perf_counter() - decoded)
 
-    async def _encoded(
+    async def decode(self, images: Sequence[bytes], deadline: Deadline) -> list[bytes | Exception]:
+        """Returns the canonical image of each file, as Decoder does."""
+        with self._span("decode"):
+            return await self._decoder.canonical(images, deadline)
+
+    async def encode(
         self, images: Sequence[bytes], holding: Holding, deadline: Deadline
     ) -> Sequence[Embeddings | Exception]:
+        """Returns the outcome of each canonical image: an embedding, or what `Encoder.encode` raises."""
         encoder = holding.release.manifest.encoder
         try:
             embeddings = await self._encoder.encode(

@@ -14,6 +14,9 @@
   x Unauthenticated
   x PermissionDenied
   x DeadlineExceeded
+  x UpdatesNotAllowed
+  x UpdatesFull
+  x ClockAhead
 """
 
 from collections.abc import Mapping
@@ -76,7 +79,7 @@ class ReleaseNotFound(RetrievalError):
 
 
 class StoreUnavailable(RetrievalError):
-    """The serving root can't be read now. Only listing releases needs it; retry later."""
+    """The serving root can't be read or written now. Only updates and listing releases need it; retry later."""
 
 
 class EncoderUnavailable(RetrievalError):
@@ -111,3 +114,15 @@ class DeadlineExceeded(RetrievalError):
     def __init__(self, message: str, *, begun: bool = True) -> None:
         super().__init__(message)
         self.begun = begun
+
+
+class UpdatesNotAllowed(RetrievalError):
+    """This gateway was not told to take upserts and deletes."""
+
+
+class UpdatesFull(RetrievalError):
+    """So many items were upserted since the release was made that no more are taken: it is time for a reindex."""
+
+
+class ClockAhead(RetrievalError):
+    """The item was changed by a machine whose clock is far ahead: until then no change of it would count."""

@@ -87,6 +87,12 @@ class Held:
                     return holding.retain()
             raise errors.ReleaseNotHeld(release_id, self._current.release_id)
 
+    def take_all(self) -> list[Holding]:
+        """Returns every holding, the current one first, each with one more user, who must `drop` it."""
+        with self._lock:
+            holdings = [*([] if self._current is None else [self._current]), *(holding for holding, _ in self._kept)]
+            return [holding.retain() for holding in holdings]
+
     def flip(self, searcher: Searcher[Any] | None) -> None:
         """Makes another release the current one (None: none at all). Requests that took the old one finish on it."""
         new = None if searcher is None else Holding(searcher)

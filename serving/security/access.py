@@ -24,6 +24,11 @@ ROLES: Mapping[str, Role | None] = {
     f"/{SERVICE}/GetRelease": Role.READ,
     # It lists what is no longer, or not yet, or never to be served, and why.
     f"/{SERVICE}/ListReleases": Role.ADMIN,
+    # They change what everybody finds.
+    f"/{SERVICE}/Upsert": Role.ADMIN,
+    f"/{SERVICE}/BatchUpsert": Role.ADMIN,
+    f"/{SERVICE}/Delete": Role.ADMIN,
+    f"/{SERVICE}/BatchDelete": Role.ADMIN,
     # Probes and load balancers have no token, and learn only whether it is up.
     "/grpc.health.v1.Health/Check": None,
     "/grpc.health.v1.Health/Watch": None,

@@ -19,6 +19,9 @@ EXAMPLES = [
     errors.PermissionDenied("ListReleases needs the role admin."),
     errors.Overloaded("66 requests are waiting."),
     errors.DeadlineExceeded("the deadline has passed."),
+    errors.UpdatesNotAllowed("this gateway takes no updates."),
+    errors.UpdatesFull("20000 items were upserted since the release was made."),
+    errors.ClockAhead("the clock of a writer is 90.0 s ahead of ours."),
 ]
 
 
