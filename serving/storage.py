@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import errno
 import inspect
+import math
 import os
 import pathlib
 import posixpath
@@ -73,8 +74,14 @@ class Store(Protocol):
     def delete(self, path: str) -> None:
         """Deletes a file, or a folder with all that is in it; does nothing where there is none."""
 
-    def clean(self, folder: str) -> list[str]:
-        """Deletes what writers that died have left right in a folder; returns its names."""
+    def delete_empty(self, folder: str) -> None:
+        """Deletes a folder that holds nothing; does nothing where it holds anything, also when two race."""
+
+    def clean(self, folder: str, *, before: float = math.inf) -> list[str]:
+        """Deletes what writers that died have left right in a folder; returns its names.
+
+        before: seconds since the epoch; what was touched later may still be being written.
+        """
 
 
 def open_store(uri: str | os.PathLike[str]) -> Store:
@@ -104,15 +111,15 @@ class LocalStore:
 
     def create(self, path: str, data: bytes) -> None:
         target = self._root / path
-        beside = _beside(target)
         while True:
-            _write_synced(beside, data, "wb")
+            beside = _beside(target)
             try:
+                _write_synced(beside, data, "wb")
                 # A link fails where the name is taken, and the content is whole the moment the name appears.
                 os.link(beside, target)
                 break
             except FileNotFoundError:
-                # Whoever holds the lease has cleaned up behind us.
+                # Whoever holds the lease has cleaned up behind us, or deleted the folder while it was empty.
                 continue
             except OSError as error:
                 if error.errno not in _NO_LINKS:
@@ -182,9 +189,14 @@ class LocalStore:
         else:
             target.unlink(missing_ok=True)
 
-    def clean(self, folder: str) -> list[str]:
+    def delete_empty(self, folder: str) -> None:
+        with contextlib.suppress(OSError):
+            (self._root / folder).rmdir()
+
+    def clean(self, folder: str, *, before: float = math.inf) -> list[str]:
         base = self._root / folder
-        found = sorted(c for c in base.iterdir() if _UNFINISHED.fullmatch(c.name)) if base.is_dir() else []
+        left = sorted(c for c in base.iterdir() if _UNFINISHED.fullmatch(c.name)) if base.is_dir() else []
+        found = [path for path in left if _modified(path) < before]
         for path in found:
             if path.is_dir():
                 shutil.rmtree(path)
@@ -256,7 +268,11 @@ class ObjectStore:
         with contextlib.suppress(FileNotFoundError):
             self._files.rm(self._at(path), recursive=True)
 
-    def clean(self, folder: str) -> list[str]:
+    def delete_empty(self, folder: str) -> None:
+        # A folder is nothing but the names of what is in it.
+        pass
+
+    def clean(self, folder: str, *, before: float = math.inf) -> list[str]:
         # A put that died has left nothing.
         return []
 
@@ -284,8 +300,26 @@ def _creates_exclusively(files: Any) -> bool:
 
 
 def _beside(target: pathlib.Path) -> pathlib.Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_durably(target.parent)
     return target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+
+
+def _make_durably(folder: pathlib.Path) -> None:
+    """Makes a folder: it is there after a crash if what is written into it is."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for child in reversed(missing):
+        child.mkdir(exist_ok=True)
+        _sync_folder(child.parent)
+
+
+def _modified(path: pathlib.Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf  # finished, or cleaned, since we looked
 
 
 def _write_synced(path: pathlib.Path, data: bytes, mode: str) -> None:

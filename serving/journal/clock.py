@@ -64,7 +64,7 @@ class HybridClock:
             ahead = stamp.milliseconds - self._wall()
             if ahead > MAX_AHEAD_MILLISECONDS:
                 raise ClockAhead(
-                    f"the clock of writer {stamp.writer} is {ahead / 1000:.1f} s ahead of ours, "
+                    f"the clock of writer {stamp.writer} is {ahead / 1000:.3f} s ahead of ours, "
                     f"at most {MAX_AHEAD_MILLISECONDS / 1000:g} s are believed."
                 )
             if stamp[:2] > (self._milliseconds, self._count):

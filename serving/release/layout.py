@@ -12,6 +12,7 @@ RELEASES = "releases"
 JOURNAL = "journal"
 CONTENTS = "contents"
 PURGES = "purges"
+CACHES = "embeddings-cache"
 # In a release: every live upsert and tombstone up to its watermark.
 UPDATES_STATE = "updates/state.sqlite"
 ENCODER_INFO = "assets.extra/lookalike_encoder.json"
@@ -90,7 +91,7 @@ def content_file(sha256: str) -> str:
 
 def cache_folder(encoder_digest: str) -> str:
     """Returns the folder of the embeddings that the encoder of this digest has computed."""
-    return f"embeddings-cache/{encoder_digest}"
+    return f"{CACHES}/{encoder_digest}"
 
 
 def shard_name(shard: int, shards: int) -> str:
