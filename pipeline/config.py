@@ -10,8 +10,10 @@ from typing import Any
 import yaml
 
 from pipeline.encoder_config import EncoderConfig
+from pipeline.kubeflow_config import KubeflowConfig
 from pipeline.option_checks import ConfigError as ConfigError
 from pipeline.option_checks import require
+from pipeline.reindex_config import ReindexConfig
 
 SCHEDULES = ("constant", "inverse_time", "cosine")
 
@@ -121,6 +123,7 @@ class PipelineConfig:
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     index: IndexConfig = dataclasses.field(default_factory=IndexConfig)
     reindex: ReindexConfig = dataclasses.field(default_factory=ReindexConfig)
+    kubeflow: KubeflowConfig = dataclasses.field(default_factory=KubeflowConfig)
 
     def __post_init__(self) -> None:
         require(bool(self.name), "name must not be empty.")
