@@ -36,6 +36,8 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 2000),
+    # Of a name that stands for several gateways, which come and go with every rollout; gRPC's own are 30 seconds.
+    ("grpc.dns_min_time_between_resolutions_ms", 5000),
     # A connection that is dead without saying so must not be waited for; less often than the gateway forbids.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from google.protobuf import wrappers_pb2
 
 from lookalike.tfserving.v1 import tfserving_pb2
-from serving.encoders import tensors
+from serving.encoders import replicas, tensors
 from serving.search import errors
 from serving.search.encoder import Embeddings, Reconstruction
 from serving.security.files import Fresh
@@ -41,7 +41,7 @@ class TfServingEncoder:
         interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
         credentials: Fresh[Any] | None = None,
     ) -> None:
-        """credentials: of the channel; None asks in the clear."""
+        """address: HOST:PORT; or of several servers, as for `replicas.several`. credentials: None asks in the clear."""
         self._address = address
         self._interceptors = interceptors
         self._credentials = credentials
@@ -51,21 +51,18 @@ class TfServingEncoder:
     def _open(self) -> None:
         # No retry policy: the gateway's client may retry, and two layers of it would multiply the load of an encoder in
         # trouble. (What gRPC never sent it sends again by itself.)
-        options: dict[str, Any] = {"options": _OPTIONS, "interceptors": self._interceptors}
-        if self._credentials is None:
-            self._channel = grpc.aio.insecure_channel(self._address, **options)
-        else:
-            self._channel = grpc.aio.secure_channel(self._address, self._credentials.get(), **options)
+        self._channel = self._open_channel(self._address, replicas.channel_options(self._address))
         self._predict = self._channel.unary_unary(
             _PREDICT,
             request_serializer=tfserving_pb2.PredictRequest.SerializeToString,
             response_deserializer=tfserving_pb2.PredictResponse.FromString,
         )
-        self._status = self._channel.unary_unary(
-            _STATUS,
-            request_serializer=tfserving_pb2.GetModelStatusRequest.SerializeToString,
-            response_deserializer=tfserving_pb2.GetModelStatusResponse.FromString,
-        )
+
+    def _open_channel(self, address: str, more: Sequence[tuple[str, Any]]) -> Any:
+        options: dict[str, Any] = {"options": (*_OPTIONS, *more), "interceptors": self._interceptors}
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(address, **options)
+        return grpc.aio.secure_channel(address, self._credentials.get(), **options)
 
     async def encode(self, images: Sequence[bytes], *, model: str, version: int, timeout: float) -> Embeddings:
         """See Encoder. A batch that is refused is sent again one image at a time: one bad image costs one image."""
@@ -86,25 +83,49 @@ class TfServingEncoder:
         return Reconstruction(pixels, mse)
 
     async def available(self, *, model: str, version: int, timeout: float) -> bool:
-        """See Encoder. Takes up new certificates."""
+        """See Encoder; of several servers all that answer must hold it. Takes up new certificates."""
         if self._credentials is not None and self._credentials.changed() is not None:
             # What is under way ends on the old channel.
             closing = asyncio.create_task(self._channel.close(_CLOSE_SECONDS))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
             self._open()
-        spec = tfserving_pb2.ModelSpec(name=model, version=wrappers_pb2.Int64Value(value=version))
-        try:
-            response = await self._status(
-                tfserving_pb2.GetModelStatusRequest(model_spec=spec), timeout=timeout, wait_for_ready=False
-            )
-        except grpc.aio.AioRpcError:
-            return False
-        return any(s.version == version and s.state == AVAILABLE for s in response.model_version_status)
+        if not replicas.several(self._address):
+            return bool(await self._holds(self._channel, model, version, timeout))
+        # Requests go to any of them: a version that one lacks would fail on it.
+        found = await asyncio.gather(
+            *(self._one_holds(address, model, version, timeout) for address in await replicas.each(self._address))
+        )
+        return any(found) and all(holds is not False for holds in found)
 
     async def close(self) -> None:
         """Closes the channel; calls under way are cancelled."""
         await self._channel.close()
+
+    async def _one_holds(self, address: str, model: str, version: int, timeout: float) -> bool | None:
+        # Certificates are for the name that the servers share.
+        name = ("grpc.ssl_target_name_override", replicas.host_name(self._address))
+        channel = self._open_channel(address, () if self._credentials is None else (name,))
+        try:
+            return await self._holds(channel, model, version, timeout)
+        finally:
+            await channel.close()
+
+    async def _holds(self, channel: Any, model: str, version: int, timeout: float) -> bool | None:
+        """Returns whether a server holds the version; None where it doesn't say."""
+        status = channel.unary_unary(
+            _STATUS,
+            request_serializer=tfserving_pb2.GetModelStatusRequest.SerializeToString,
+            response_deserializer=tfserving_pb2.GetModelStatusResponse.FromString,
+        )
+        spec = tfserving_pb2.ModelSpec(name=model, version=wrappers_pb2.Int64Value(value=version))
+        request = tfserving_pb2.GetModelStatusRequest(model_spec=spec)
+        try:
+            response = await status(request, timeout=timeout, wait_for_ready=False)
+        except grpc.aio.AioRpcError as error:
+            # It holds no version at all.
+            return False if error.code() == grpc.StatusCode.NOT_FOUND else None
+        return any(s.version == version and s.state == AVAILABLE for s in response.model_version_status)
 
     async def _encode_each(
         self, images: Sequence[bytes], model: str, version: int, end: float, error: errors.ImagesRejected

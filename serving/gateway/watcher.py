@@ -134,6 +134,12 @@ class Watcher:
     async def _check_encoder(self, release: Release) -> None:
         encode = self._encode_from_thread(release)
         await _in_thread(lambda: check_encoder(release, encode))
+        wanted = release.manifest.encoder
+        if not await self._encoder.available(model=wanted.model, version=wanted.version, timeout=_PROBE_SECONDS):
+            # One of several servers has answered, and another one would not.
+            raise errors.EncoderUnavailable(
+                f"version {wanted.version} of encoder {wanted.model} is not loaded everywhere."
+            )
 
     def _encode_from_thread(self, release: Release) -> Callable[[Sequence[bytes]], Embeddings]:
         loop = asyncio.get_running_loop()
