@@ -64,6 +64,8 @@ setup(
             "gateway = serving.commands.gateway [serving]",
             "health = serving.commands.health [client]",
             "query = serving.commands.query [client]",
+            "upsert = serving.commands.upsert [client]",
+            "delete = serving.commands.delete [client]",
             "releases = serving.commands.releases [client]",
         ],
     },

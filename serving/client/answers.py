@@ -83,6 +83,41 @@ class Release:
     problem: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Stamp:
+    """When a change was made: of two changes of an item the later one counts, by these in this order."""
+
+    milliseconds: int
+    count: int
+    writer: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Upserted:
+    """An upsert that is kept. sha256: of the canonical image, in hex. replaced: whether there was an item of that id.
+
+    release_id: what it is searched beside. reindex_advised: whether so much lies beside it that it is time for another.
+    """
+
+    item_id: str
+    stamp: Stamp
+    sha256: str
+    replaced: bool
+    release_id: str
+    reindex_advised: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Deleted:
+    """A delete that is kept. found: whether there was an item of that id. The others as for Upserted."""
+
+    item_id: str
+    stamp: Stamp
+    found: bool
+    release_id: str
+    reindex_advised: bool
+
+
 def to_item(message: Any) -> Item:
     """Returns the item in an Item message."""
     values = {name: attributes.from_message(value) for name, value in message.attributes.items()}
@@ -106,6 +141,18 @@ def to_answer(message: Any) -> Answer:
     )
 
 
+def to_upserted(item_id: str, message: Any) -> Upserted:
+    """Returns what an UpsertResponse says."""
+    return Upserted(
+        item_id, _stamp(message.stamp), message.sha256, message.replaced, message.release_id, message.reindex_advised
+    )
+
+
+def to_deleted(item_id: str, message: Any) -> Deleted:
+    """Returns what a DeleteResponse says."""
+    return Deleted(item_id, _stamp(message.stamp), message.found, message.release_id, message.reindex_advised)
+
+
 def to_release(message: Any) -> Release:
     """Returns the release in a Release message."""
     return Release(
@@ -122,6 +169,10 @@ def to_release(message: Any) -> Release:
         message.current,
         message.problem,
     )
+
+
+def _stamp(message: Any) -> Stamp:
+    return Stamp(message.milliseconds, message.count, message.writer)
 
 
 def _name(enum: Any, number: int) -> str:

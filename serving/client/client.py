@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -10,9 +10,22 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lookalike.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
-from serving import filter_messages
+from serving import attributes, filter_messages
 from serving.client import failures
-from serving.client.answers import Answer, Embedding, Item, Neighbor, Release, to_answer, to_item, to_release
+from serving.client.answers import (
+    Answer,
+    Deleted,
+    Embedding,
+    Item,
+    Neighbor,
+    Release,
+    Upserted,
+    to_answer,
+    to_deleted,
+    to_item,
+    to_release,
+    to_upserted,
+)
 from serving.client.channel import Credentials, open_channel
 from serving.client.failures import QueryFailed
 from serving.search import filter_language
@@ -23,14 +36,18 @@ __all__ = [
     "Answer",
     "Client",
     "Credentials",
+    "Deleted",
     "Embedding",
     "FilterSyntaxError",
     "Item",
     "Neighbor",
+    "NewItem",
     "Query",
     "QueryFailed",
     "Release",
+    "Upserted",
 ]
+Value = str | int | float | bool
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 
@@ -46,6 +63,16 @@ class Query:
     filter: Filter | str | None = None
     collapse: float | None = None
     release_id: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class NewItem:
+    """An item to upsert: as the arguments of `Client.upsert`."""
+
+    item_id: str
+    image: bytes = dataclasses.field(repr=False)
+    attributes: Mapping[str, Value] = dataclasses.field(default_factory=dict)
+    uri: str = ""
 
 
 class Client:
@@ -129,6 +156,49 @@ class Client:
             if not request.page_token:
                 return
 
+    def upsert(
+        self,
+        item_id: str,
+        image: bytes,
+        attributes: Mapping[str, Value] | None = None,
+        *,
+        uri: str = "",
+    ) -> Upserted:
+        """Adds an item to the collection, or replaces the one with its id; returns when it is kept.
+
+        image: a file's bytes. uri: where the original lies, for people. May be repeated.
+        """
+        request = _upsert(NewItem(item_id, image, attributes or {}, uri))
+        return to_upserted(item_id, self._call(self._stub.Upsert, request))
+
+    def batch_upsert(self, items: Sequence[NewItem]) -> list[Upserted | QueryFailed]:
+        """Returns for each item what became of it: those that succeed are kept, whatever becomes of the others."""
+        request = retrieval_pb2.BatchUpsertRequest(requests=[_upsert(item) for item in items])
+        results = self._call(self._stub.BatchUpsert, request).results
+        return [
+            failures.from_status(result.error)
+            if result.HasField("error")
+            else to_upserted(item.item_id, result.response)
+            for item, result in zip(items, results, strict=True)
+        ]
+
+    def delete(self, item_id: str, *, purge: bool = False) -> Deleted:
+        """Takes an item out of the collection, for good; returns when that is kept. No matter whether there is one.
+
+        purge: its bytes are to be erased from everything that is kept, too.
+        """
+        request = _delete(item_id, purge)
+        return to_deleted(item_id, self._call(self._stub.Delete, request))
+
+    def batch_delete(self, item_ids: Sequence[str], *, purge: bool = False) -> list[Deleted | QueryFailed]:
+        """Returns for each id what became of it."""
+        request = retrieval_pb2.BatchDeleteRequest(requests=[_delete(item_id, purge) for item_id in item_ids])
+        results = self._call(self._stub.BatchDelete, request).results
+        return [
+            failures.from_status(result.error) if result.HasField("error") else to_deleted(item_id, result.response)
+            for item_id, result in zip(item_ids, results, strict=True)
+        ]
+
     def is_serving(self, service: str = "lookalike.retrieval.v1.RetrievalService") -> bool:
         """Returns whether a service says it is healthy; `lookalike.encoder` is the encoder."""
         try:
@@ -162,6 +232,22 @@ class Client:
             return method(request, timeout=self._timeout, metadata=self._credentials.metadata())
         except grpc.RpcError as error:
             raise failures.from_error(error, self._address) from error
+
+
+def _upsert(item: NewItem) -> Any:
+    try:
+        values = {name: attributes.to_message(value) for name, value in item.attributes.items()}
+        return retrieval_pb2.UpsertRequest(item_id=item.item_id, image=item.image, attributes=values, uri=item.uri)
+    except ValueError as error:
+        # An int that isn't an int64, a string that isn't Unicode: the wire can't even carry it.
+        raise QueryFailed("INVALID_ARGUMENT", str(error), "INVALID_QUERY", "", None) from error
+
+
+def _delete(item_id: str, purge: bool) -> Any:
+    try:
+        return retrieval_pb2.DeleteRequest(item_id=item_id, purge=purge)
+    except ValueError as error:
+        raise QueryFailed("INVALID_ARGUMENT", str(error), "INVALID_QUERY", "", None) from error
 
 
 def _request(query: Query) -> Any:

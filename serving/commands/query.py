@@ -19,12 +19,13 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING
 
+from serving.commands import connection
+
 if TYPE_CHECKING:
-    from serving.client import Answer
+    from serving.client import Answer, Client
     from serving.search.filters import Filter
 
 HELP = "ask a running gateway for the images most like one"
-DEFAULT_ADDRESS = "127.0.0.1:50051"
 _LONGEST_CELL = 60
 
 
@@ -39,45 +40,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--collapse", type=float, help="show one of near-duplicates: from this cosine on, in (0, 1]")
     parser.add_argument("--release", default="", metavar="ID", help="answer from this release or not at all")
     parser.add_argument("-k", type=int, default=10, help="how many, in [1, 1000] [10]")
-    parser.add_argument("--address", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help=f"[{DEFAULT_ADDRESS}]")
-    parser.add_argument("--timeout", type=float, default=30.0, help="seconds to wait for the answer [30]")
-    parser.add_argument("--ca", metavar="PEM", help="authority of the gateway's certificate: asks over TLS")
-    parser.add_argument("--cert", metavar="PEM", help="our own certificate, where the gateway asks for one")
-    parser.add_argument("--key", metavar="PEM", help="its key")
-    parser.add_argument("--token-file", metavar="FILE", help="file with our token")
+    connection.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Asks and prints; returns 0, 1 where the gateway said no, 2 where a file can't be read."""
-    from serving.client import Client, Credentials, QueryFailed
-
     try:
         image = None if arguments.image is None else arguments.image.read_bytes()
     except OSError as error:
         print(f"lookalike query: can't read {arguments.image}: {error.strerror}.", file=sys.stderr)
         return 2
-    try:
-        credentials = Credentials(arguments.ca, arguments.cert, arguments.key, arguments.token_file)
-        with Client(arguments.address, timeout=arguments.timeout, credentials=credentials) as client:
-            answer = client.search(
-                image=image,
-                vector=arguments.vector,
-                item_id=arguments.item_id,
-                k=arguments.k,
-                min_score=arguments.min_score,
-                filter=arguments.filter,
-                collapse=arguments.collapse,
-                release_id=arguments.release,
-            )
-    except QueryFailed as error:
-        print(f"lookalike query: {error} [{error.code}]", file=sys.stderr)
-        return 1
-    except (OSError, ValueError) as error:
-        print(f"lookalike query: {error}", file=sys.stderr)
-        return 2
-    print(_json(answer) if arguments.json else _table(answer))
-    return 0
+
+    def search(client: "Client") -> str:
+        answer = client.search(
+            image=image,
+            vector=arguments.vector,
+            item_id=arguments.item_id,
+            k=arguments.k,
+            min_score=arguments.min_score,
+            filter=arguments.filter,
+            collapse=arguments.collapse,
+            release_id=arguments.release,
+        )
+        return _json(answer) if arguments.json else _table(answer)
+
+    return connection.ask("query", arguments, search)
 
 
 def _vector(text: str) -> list[float]:
