@@ -4,8 +4,11 @@ import collections
 import enum
 
 
-class Kind(enum.Enum):
-    """Requests that hold images wait for decoding and for the encoder; the others are answered in no time."""
+class Kind(str, enum.Enum):
+    """Requests that hold images wait for decoding and for the encoder; the others are answered in no time.
+
+    A str, because an Enum's own hash is computed in Python.
+    """
 
     PLAIN = "plain"
     IMAGES = "images"

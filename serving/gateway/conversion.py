@@ -1,5 +1,6 @@
 """Messages of `lookalike.retrieval.v1` to the core's dataclasses, and back."""
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -19,10 +20,10 @@ from serving.search.results import BatchResult, EncodeResult, ItemsResult, Searc
 from serving.search.view import Method
 
 _METHODS = {
-    Method.EXACT: retrieval_pb2.SEARCH_METHOD_EXACT,
-    Method.INDEX: retrieval_pb2.SEARCH_METHOD_INDEX,
-    Method.EXACT_FILTERED: retrieval_pb2.SEARCH_METHOD_EXACT_FILTERED,
-    Method.INDEX_FILTERED: retrieval_pb2.SEARCH_METHOD_INDEX_FILTERED,
+    Method.EXACT.name: retrieval_pb2.SEARCH_METHOD_EXACT,
+    Method.INDEX.name: retrieval_pb2.SEARCH_METHOD_INDEX,
+    Method.EXACT_FILTERED.name: retrieval_pb2.SEARCH_METHOD_EXACT_FILTERED,
+    Method.INDEX_FILTERED.name: retrieval_pb2.SEARCH_METHOD_INDEX_FILTERED,
 }
 _STATES = {
     State.STORED: retrieval_pb2.RELEASE_STATE_STORED,
@@ -136,18 +137,14 @@ def render(item: Item) -> wire.ItemPart:
 
 def to_search_response(result: SearchResult) -> bytes:
     """Returns a SearchResponse, serialized. The items are what `render` made."""
-    rest = retrieval_pb2.SearchResponse(
-        release_id=result.release_id,
-        encoder_version=result.encoder_version,
-        timings=None if result.timings is None else _timings(result),
-        method=_METHODS[result.method],
-        matching_count=result.matching,
-    )
+    rest = _answered_by(result.release_id, result.encoder_version, result.method._name_, result.matching)
+    if result.timings is not None:
+        rest += wire.timings(*result.timings)
     more = [
         _collapsed(count, ids) if count else b""
         for count, ids in zip(result.collapsed, result.collapsed_ids, strict=True)
     ]
-    return wire.search_response(result.items, result.scores, more, rest.SerializeToString())
+    return wire.search_response(result.items, result.scores, more, rest)
 
 
 def to_batch_response(result: BatchResult) -> bytes:
@@ -161,10 +158,8 @@ def to_batch_response(result: BatchResult) -> bytes:
             results.append((False, status.to_status(outcome).SerializeToString()))
         else:
             results.append((True, to_search_response(outcome)))
-    rest = retrieval_pb2.BatchSearchResponse(
-        release_id=result.release_id, encoder_version=result.encoder_version, timings=_timings(result)
-    )
-    return wire.batch_response(results, rest.SerializeToString())
+    rest = retrieval_pb2.BatchSearchResponse(release_id=result.release_id, encoder_version=result.encoder_version)
+    return wire.batch_response(results, rest.SerializeToString() + wire.timings(*result.timings))
 
 
 def to_encode_response(result: EncodeResult) -> Any:
@@ -249,8 +244,11 @@ def _collapsed(count: int, item_ids: Sequence[str]) -> bytes:
     return data
 
 
-def _timings(result: SearchResult | BatchResult) -> Any:
-    timings = result.timings
-    return timings and retrieval_pb2.Timings(
-        decode_seconds=timings.decode, encode_seconds=timings.encode, search_seconds=timings.search
+# Nearly all answers come from the one release, each by one of few methods.
+@functools.lru_cache(maxsize=1024)
+def _answered_by(release_id: str, encoder_version: int, method: str, matching: int | None) -> bytes:
+    response = retrieval_pb2.SearchResponse(
+        release_id=release_id, encoder_version=encoder_version, method=_METHODS[method], matching_count=matching
     )
+    data: bytes = response.SerializeToString()
+    return data

@@ -21,10 +21,11 @@ from serving.gateway.admission import Admission
 from serving.gateway.config import GatewayConfig
 from serving.gateway.connections import server_options
 from serving.gateway.health import SERVICE, Health
+from serving.gateway.interception import LayeredInterceptor
 from serving.gateway.request_log import RequestLog
 from serving.gateway.service import RetrievalServicer
-from serving.gateway.shedding import SheddingInterceptor, kind_of
-from serving.gateway.status import AbortingInterceptor
+from serving.gateway.shedding import SheddingLayer, kind_of
+from serving.gateway.status import AbortingLayer
 from serving.gateway.watcher import Watcher
 from serving.gateway.wire import ItemPart
 from serving.images import ImageLimits
@@ -39,7 +40,7 @@ from serving.search.held import Held
 from serving.search.searcher import Searcher
 from serving.search.updates import Updates
 from serving.search.workers import Workers
-from serving.security.access import access_interceptors
+from serving.security.access import access_layers
 from serving.security.tls import encoder_credentials, server_credentials
 from serving.storage import LocalStore, open_store
 from serving.telemetry.guard_metrics import GuardMetrics
@@ -94,12 +95,16 @@ class Gateway:
         self.admission = Admission(config.limits.in_flight, config.limits.in_flight_bytes)
         self._server = grpc.aio.server(
             interceptors=[
-                *self._telemetry.server_interceptors(
-                    RequestLog(SERVICE, _answers(), config.logs.log_requests),
-                    *access_interceptors(config.security, config.logs),
-                    SheddingInterceptor(SERVICE, self.admission, kind_of),
-                ),
-                AbortingInterceptor(SERVICE),
+                LayeredInterceptor(
+                    [
+                        *self._telemetry.server_layers(
+                            RequestLog(SERVICE, _answers(), config.logs.log_requests),
+                            *access_layers(config.security, config.logs),
+                            SheddingLayer(SERVICE, self.admission, kind_of),
+                        ),
+                        AbortingLayer(SERVICE),
+                    ]
+                )
             ],
             options=server_options(config.limits, config.connections, share_port=config.processes > 1),
         )

@@ -1,16 +1,43 @@
-"""Interceptors that wrap the unary methods of a service: each method once, not each call."""
+"""Layers around the unary methods of a service: each method is wrapped once, not at each call.
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+They are not interceptors of gRPC's own, of which each would take a call through two more coroutines: one interceptor
+holds them all.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
 import grpc
 
 # What a method does: the request (its bytes, where nobody parsed them) and gRPC's context in, the answer out.
 Behavior = Callable[[Any, Any], Awaitable[Any]]
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 
 
-class WrappingInterceptor(grpc.aio.ServerInterceptor):
+class Layer(Protocol):
+    """Looks at every call before anything of its request is read."""
+
+    def around(self, handler: Any, details: grpc.HandlerCallDetails) -> Any:
+        """Returns what handles a call in place of `handler`, which is None for a method that there isn't."""
+
+
+class LayeredInterceptor(grpc.aio.ServerInterceptor):
+    """Puts layers around every method."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        """layers: the outermost first."""
+        self._around = [layer.around for layer in reversed(layers)]
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        """Returns the method's handler inside of all layers."""
+        handler = await continuation(details)
+        for around in self._around:
+            handler = around(handler, details)
+        return handler
+
+
+class WrappingLayer:
     """Puts what `wrap` returns in place of each unary method of a service; requests and answers stay as they are.
 
     A handler that refuses its request unread is wrapped, too; it has None for a request.
@@ -20,30 +47,32 @@ class WrappingInterceptor(grpc.aio.ServerInterceptor):
         """wrap: called with the name of the method, such as `Search`, and what it does."""
         self._prefix = f"/{service}/"
         self._wrap = wrap
-        # By the handler that is wrapped: to wrap anew for every call would take a tenth of a short one.
-        self._wrapped: dict[tuple[str, bool], tuple[Any, Any]] = {}
+        # By method, with the handler that is wrapped: to wrap anew for every call would take a tenth of a short one.
+        self._answering: dict[str, tuple[Any, Any]] = {}
+        self._refusing: dict[str, tuple[Any, Any]] = {}
 
-    async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
-        """Returns the method's handler, wrapped."""
-        handler = await continuation(details)
-        if handler is None or not details.method.startswith(self._prefix):
+    def around(self, handler: Any, details: grpc.HandlerCallDetails) -> Any:
+        """Returns the handler, wrapped."""
+        method = details.method
+        if handler is None or not method.startswith(self._prefix):
             return handler
-        refuses = handler.unary_unary is None
-        known = self._wrapped.get((details.method, refuses))
+        answers = handler.unary_unary is not None
+        wrapped = self._answering if answers else self._refusing
+        known = wrapped.get(method)
         if known is None or known[0] is not handler:
-            name = details.method.removeprefix(self._prefix)
-            known = handler, self._refusing(name, handler) if refuses else self._answering(name, handler)
-            self._wrapped[details.method, refuses] = known
+            name = method.removeprefix(self._prefix)
+            known = handler, self._wrapped(name, handler) if answers else self._unread(name, handler)
+            wrapped[method] = known
         return known[1]
 
-    def _answering(self, name: str, handler: Any) -> Any:
+    def _wrapped(self, name: str, handler: Any) -> Any:
         return grpc.unary_unary_rpc_method_handler(
             self._wrap(name, handler.unary_unary),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
 
-    def _refusing(self, name: str, handler: Any) -> Any:
+    def _unread(self, name: str, handler: Any) -> Any:
         if handler.stream_unary is None:
             return handler
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from serving.gateway.interception import Behavior, WrappingInterceptor
+from serving.gateway.interception import Behavior, WrappingLayer
 from serving.gateway.rate import Rate
 from serving.telemetry.codes import code_of
 
@@ -21,7 +21,7 @@ _OURS = {"INTERNAL", "UNKNOWN", "DATA_LOSS", "UNAVAILABLE", "UNIMPLEMENTED"}
 _log = logging.getLogger(__name__)
 
 
-class RequestLog(WrappingInterceptor):
+class RequestLog(WrappingLayer):
     """Logs the requests of a service."""
 
     def __init__(self, service: str, answers: Mapping[str, Callable[[bytes], Any]], share: float) -> None:

@@ -1,4 +1,4 @@
-"""The gRPC methods: decode, delegate to the core, encode. Errors are left to the interceptor."""
+"""The gRPC methods: decode, delegate to the core, encode. Errors are left to the layers around them."""
 
 from typing import Any
 

@@ -7,12 +7,12 @@ import grpc
 from grpc_status import rpc_status
 
 from serving.gateway.admission import Admission, Kind
-from serving.gateway.interception import Behavior, Continuation, WrappingInterceptor, refusing
+from serving.gateway.interception import Behavior, WrappingLayer, refusing
 from serving.gateway.status import to_status
 from serving.search import errors
 
 
-class SheddingInterceptor(WrappingInterceptor):
+class SheddingLayer(WrappingLayer):
     """Admits requests of a service, or answers RESOURCE_EXHAUSTED with RetryInfo without having parsed them."""
 
     def __init__(self, service: str, admission: Admission, kind: Callable[[str, bytes], Kind]) -> None:
@@ -22,13 +22,13 @@ class SheddingInterceptor(WrappingInterceptor):
         self._kind = kind
         self._refused = _status(errors.Overloaded("the gateway has more requests at work than it will take on."))
         self._late = _status(errors.DeadlineExceeded("the deadline passed before the request was looked at."))
-        self._unread = refusing(self._refuse_unread)
+        self._refusal = refusing(self._refuse_unread)
 
-    async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
-        """Returns the method's handler, wrapped, or one that refuses."""
+    def around(self, handler: Any, details: grpc.HandlerCallDetails) -> Any:
+        """Returns the handler, wrapped, or one that refuses."""
         if self._admission.full and details.method.startswith(self._prefix):
-            return self._unread
-        return await super().intercept_service(continuation, details)
+            return self._refusal
+        return super().around(handler, details)
 
     async def _refuse_unread(self, context: Any) -> None:
         self._admission.refused[None] += 1

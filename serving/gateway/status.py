@@ -1,7 +1,7 @@
-"""Errors as gRPC statuses with `google.rpc` details: one table, and the interceptor that aborts by it."""
+"""Errors as gRPC statuses with `google.rpc` details: one table, and the layer that aborts by it."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -91,24 +91,22 @@ def _status(code: int, reason: str, text: str, details: list[message.Message]) -
     return status
 
 
-class AbortingInterceptor(grpc.aio.ServerInterceptor):
+class AbortingLayer:
     """Turns whatever a unary method of `service` raises into a status, and bytes that are no request into one, too."""
 
     def __init__(self, service: str) -> None:
         self._prefix = f"/{service}/"
         # By the handler that is wrapped: to wrap anew for every call would take a tenth of a short one.
-        self._wrapped: dict[str, tuple[Any, Any]] = {}
+        self._known: dict[str, tuple[Any, Any]] = {}
 
-    async def intercept_service(
-        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
-    ) -> Any:
-        """Returns the method's handler, wrapped."""
-        handler = await continuation(details)
-        if handler is None or not details.method.startswith(self._prefix):
+    def around(self, handler: Any, details: grpc.HandlerCallDetails) -> Any:
+        """Returns the handler, wrapped."""
+        method = details.method
+        if handler is None or not method.startswith(self._prefix):
             return handler
-        known = self._wrapped.get(details.method)
+        known = self._known.get(method)
         if known is None or known[0] is not handler:
-            known = self._wrapped[details.method] = handler, _wrapped(details.method, handler)
+            known = self._known[method] = handler, _wrapped(method, handler)
         return known[1]
 
 

@@ -5,19 +5,16 @@ An item takes longer to serialize than to find, and answers hold the same ones a
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from lookalike.retrieval.v1 import retrieval_pb2
 
-_LENGTH_DELIMITED, _FIXED32 = 2, 5
+_FIXED64, _LENGTH_DELIMITED, _FIXED32 = 1, 2, 5
 _SCORE_BYTES = 4
 
 
-class ItemPart(NamedTuple):
-    """A Neighbor in a SearchResponse up to its score, which comes next. start: where the Neighbor's own bytes begin."""
-
-    data: bytes
-    start: int
+# A Neighbor in a SearchResponse up to its score, which comes next. Bytes and nothing around them: hundreds of thousands
+# may be remembered, and the garbage collector must not look at each again and again.
+ItemPart = bytes
 
 
 def _tag(message: type, field: str, wire_type: int) -> bytes:
@@ -31,13 +28,18 @@ _NEIGHBORS = _tag(retrieval_pb2.SearchResponse, "neighbors", _LENGTH_DELIMITED)
 _RESPONSE = _tag(retrieval_pb2.BatchSearchResult, "response", _LENGTH_DELIMITED)
 _ERROR = _tag(retrieval_pb2.BatchSearchResult, "error", _LENGTH_DELIMITED)
 _RESULTS = _tag(retrieval_pb2.BatchSearchResponse, "results", _LENGTH_DELIMITED)
+_TIMINGS = struct.Struct("<BB cd cd cd")
+_DECODE = _tag(retrieval_pb2.Timings, "decode_seconds", _FIXED64)
+_ENCODE = _tag(retrieval_pb2.Timings, "encode_seconds", _FIXED64)
+_SEARCH = _tag(retrieval_pb2.Timings, "search_seconds", _FIXED64)
+# Field 4 in both.
+_TIMINGS_HEAD = (*_tag(retrieval_pb2.SearchResponse, "timings", _LENGTH_DELIMITED), _TIMINGS.size - 2)
 
 
 def item(data: bytes) -> ItemPart:
     """Returns the part that holds an Item's bytes."""
     own = _ITEM + _length(data) + data + _SCORE
-    head = _NEIGHBORS + _varint(len(own) + _SCORE_BYTES)
-    return ItemPart(head + own, len(head))
+    return _NEIGHBORS + _varint(len(own) + _SCORE_BYTES) + own
 
 
 def search_response(items: Sequence[ItemPart], scores: Sequence[float], more: Sequence[bytes], rest: bytes) -> bytes:
@@ -46,16 +48,20 @@ def search_response(items: Sequence[ItemPart], scores: Sequence[float], more: Se
     more: what else each Neighbor holds, or nothing at all. rest: of the SearchResponse.
     """
     packed = struct.pack(f"<{len(scores)}f", *scores)
-    parts: list[bytes] = []
-    for i, (data, start) in enumerate(items):
-        score = packed[_SCORE_BYTES * i : _SCORE_BYTES * (i + 1)]
-        if more and more[i]:
-            own = data[start:] + score + more[i]
-            parts += (_NEIGHBORS, _length(own), own)
-        else:
-            parts += (data, score)
-    parts.append(rest)
+    parts: list[bytes] = [rest] * (2 * len(items) + 1)
+    parts[:-1:2] = items
+    parts[1::2] = [packed[at : at + _SCORE_BYTES] for at in range(0, len(packed), _SCORE_BYTES)]
+    for number, extra in enumerate(more):
+        if extra:
+            own = _own(items[number]) + parts[2 * number + 1] + extra
+            parts[2 * number] = _NEIGHBORS + _length(own)
+            parts[2 * number + 1] = own
     return b"".join(parts)
+
+
+def timings(decode: float, encode: float, search: float) -> bytes:
+    """Returns the timings of a SearchResponse or a BatchSearchResponse: seconds."""
+    return _TIMINGS.pack(*_TIMINGS_HEAD, _DECODE, decode, _ENCODE, encode, _SEARCH, search)
 
 
 def batch_response(results: Iterable[tuple[bool, bytes]], rest: bytes) -> bytes:
@@ -66,6 +72,14 @@ def batch_response(results: Iterable[tuple[bool, bytes]], rest: bytes) -> bytes:
         parts += (_RESULTS, _varint(len(result) + len(data)), result, data)
     parts.append(rest)
     return b"".join(parts)
+
+
+def _own(part: ItemPart) -> bytes:
+    """Returns the Neighbor's own bytes, without its tag and length."""
+    start = len(_NEIGHBORS)
+    while part[start] & 0x80:
+        start += 1
+    return part[start + 1 :]
 
 
 def _length(data: bytes) -> bytes:

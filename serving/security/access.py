@@ -7,7 +7,7 @@ import grpc
 from grpc_status import rpc_status
 
 from serving.gateway.health import SERVICE
-from serving.gateway.interception import Behavior, Continuation, WrappingInterceptor, refusing
+from serving.gateway.interception import Behavior, WrappingLayer, refusing
 from serving.gateway.options import Logs, Security
 from serving.gateway.status import to_status
 from serving.search import errors
@@ -39,7 +39,7 @@ _NOBODY = Principal("anybody", Role.ADMIN)
 _SCHEME = "bearer "
 
 
-class AccessInterceptor(grpc.aio.ServerInterceptor):
+class AccessLayer:
     """Refuses with UNAUTHENTICATED who has no good token, with PERMISSION_DENIED whose token is not good enough.
 
     What takes ADMIN, and who tried, is told to the audit log.
@@ -49,17 +49,17 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         """tokens: None lets everybody do everything, where something else has kept others out."""
         self._tokens = tokens
         self._audit = audit
-        self._audited: dict[tuple[str, Principal], WrappingInterceptor] = {}
+        self._audited: dict[tuple[str, Principal], WrappingLayer] = {}
         self._missing = refusing(self._refuse(errors.Unauthenticated("a token is needed: authorization: Bearer ...")))
         self._unknown = refusing(self._refuse(errors.Unauthenticated("the token is not known here.")))
         self._denied: dict[tuple[str, Principal], Any] = {}
 
-    async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
-        """Returns the method's handler, or one that refuses."""
+    def around(self, handler: Any, details: grpc.HandlerCallDetails) -> Any:
+        """Returns the handler, or one that refuses."""
         method = details.method
         needed = ROLES.get(method, Role.ADMIN)
         if needed is None:
-            return await continuation(details)
+            return handler
         principal: Principal | None = _NOBODY
         if self._tokens is not None:
             token = _token(details.invocation_metadata)
@@ -72,8 +72,8 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         if principal.role < needed:
             return self._denial(method, principal)
         if needed is Role.ADMIN:
-            return await self._auditing(method, principal).intercept_service(continuation, details)
-        return await continuation(details)
+            return self._auditing(method, principal).around(handler, details)
+        return handler
 
     def _denial(self, method: str, principal: Principal) -> Any:
         key = (method, principal)
@@ -87,7 +87,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             self._denied[key] = refusing(self._refuse(errors.PermissionDenied(text), method, principal))
         return self._denied[key]
 
-    def _auditing(self, method: str, principal: Principal) -> WrappingInterceptor:
+    def _auditing(self, method: str, principal: Principal) -> WrappingLayer:
         key = (method, principal)
         if key not in self._audited:
             if len(self._audited) > 1000:
@@ -96,7 +96,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             def wrap(name: str, behavior: Behavior) -> Behavior:
                 return self._audit.wrapped(name, principal, behavior)
 
-            self._audited[key] = WrappingInterceptor(method.rpartition("/")[0][1:], wrap)
+            self._audited[key] = WrappingLayer(method.rpartition("/")[0][1:], wrap)
         return self._audited[key]
 
     def _refuse(self, error: errors.RetrievalError, method: str = "", principal: Principal | None = None) -> Any:
@@ -110,13 +110,13 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         return abort
 
 
-def access_interceptors(security: Security, logs: Logs) -> list[AccessInterceptor]:
+def access_layers(security: Security, logs: Logs) -> list[AccessLayer]:
     """Returns what the options ask for: none where nobody is asked and nothing is written down. Raises ConfigError."""
     files = {Role.READ: security.read_tokens, Role.ADMIN: security.admin_tokens}
     given = {role: file for role, file in files.items() if file is not None}
     if not given and logs.audit_file is None:
         return []
-    return [AccessInterceptor(Tokens(given) if given else None, Audit())]
+    return [AccessLayer(Tokens(given) if given else None, Audit())]
 
 
 def _token(metadata: Any) -> str | None:

@@ -6,15 +6,15 @@ from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
-from serving.gateway.interception import Behavior, WrappingInterceptor
+from serving.gateway.interception import Behavior, WrappingLayer
 from serving.telemetry.codes import CODES, OK, code_of
 from serving.telemetry.histogram import SECONDS, Histogram
 
 _LABELS = ("grpc_type", "grpc_service", "grpc_method")
 
 
-class RpcMetrics(WrappingInterceptor):
-    """Counts the unary methods of a service. Goes before every other interceptor, to see what those refuse."""
+class RpcMetrics(WrappingLayer):
+    """Counts the unary methods of a service. The outermost layer, to see what those refuse."""
 
     def __init__(self, service: str, methods: Iterable[str]) -> None:
         """service: its full name. methods: the names of its methods, each of which gets its series at once."""

@@ -4,12 +4,11 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-import grpc
-
 from lookalike.retrieval.v1 import retrieval_pb2
 from serving.encoders.tfserving import TfServingEncoder
 from serving.gateway.checks import ConfigError
 from serving.gateway.health import SERVICE
+from serving.gateway.interception import Layer
 from serving.gateway.options import Monitoring
 from serving.gateway.watcher import Watcher
 from serving.release.release import Release
@@ -55,9 +54,9 @@ class Telemetry:
         self.span: Span = no_span if self._tracing is None else self._tracing.span
         self.client_interceptors = () if self._tracing is None else (self._tracing.client_interceptor(),)
 
-    def server_interceptors(self, *guards: grpc.aio.ServerInterceptor) -> list[grpc.aio.ServerInterceptor]:
-        """Returns the interceptors around `guards`: all is counted, and what was let in is traced."""
-        traced = [] if self._tracing is None else [self._tracing.server_interceptor(SERVICE)]
+    def server_layers(self, *guards: Layer) -> list[Layer]:
+        """Returns the layers around `guards`, and inside of them: all is counted, and what was let in is traced."""
+        traced = [] if self._tracing is None else [self._tracing.server_layer(SERVICE)]
         return [self.rpcs, *guards, *traced]
 
     def metered(self, encoder: TfServingEncoder) -> MeteredEncoder:

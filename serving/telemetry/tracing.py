@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from serving.gateway.interception import Behavior, WrappingInterceptor
+from serving.gateway.interception import Behavior, Layer, WrappingLayer
 from serving.telemetry.codes import CANCELED, OK, code_of
 
 _SERVICE_NAME = "lookalike-gateway"
@@ -55,9 +55,9 @@ class Tracing:
         """Returns a step of the current request; see serving.search.spans."""
         return self._tracer.start_as_current_span(name, record_exception=False)
 
-    def server_interceptor(self, service: str) -> grpc.aio.ServerInterceptor:
+    def server_layer(self, service: str) -> Layer:
         """Returns what makes a span of each request to a service."""
-        return WrappingInterceptor(service, lambda name, behavior: self._traced(service, name, behavior))
+        return WrappingLayer(service, lambda name, behavior: self._traced(service, name, behavior))
 
     def client_interceptor(self) -> grpc.aio.UnaryUnaryClientInterceptor:
         """Returns what makes a span of each call that belongs to a request, and sends its `traceparent` along."""

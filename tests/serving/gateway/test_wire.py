@@ -52,3 +52,9 @@ def test_a_batch_response(outcomes: list[list[int] | None]) -> None:
             results.append((True, data))
     data = wire.batch_response(results, retrieval_pb2.BatchSearchResponse(release_id="r1").SerializeToString())
     assert retrieval_pb2.BatchSearchResponse.FromString(data) == whole
+
+
+@pytest.mark.parametrize("whole", [retrieval_pb2.SearchResponse(), retrieval_pb2.BatchSearchResponse()])
+def test_timings(whole: retrieval_pb2.SearchResponse) -> None:
+    whole.timings.encode_seconds, whole.timings.search_seconds = 0.125, 1e-5
+    assert type(whole).FromString(wire.timings(0.0, 0.125, 1e-5)) == whole
