@@ -6,7 +6,15 @@ whoever only wants one of its small modules.
 
 from typing import Any
 
-_ARTIFACTS = {"Embeddings", "EncoderEvaluation", "IndexEvaluation", "IngestReport", "PublishedRelease", "VectorIndex"}
+_ARTIFACTS = {
+    "BaseRelease",
+    "Embeddings",
+    "EncoderEvaluation",
+    "IndexEvaluation",
+    "IngestReport",
+    "PublishedRelease",
+    "VectorIndex",
+}
 
 
 def __getattr__(name: str) -> Any:

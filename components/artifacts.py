@@ -9,6 +9,12 @@ class IngestReport(Artifact):
     TYPE_NAME = "components.IngestReport"
 
 
+class BaseRelease(Artifact):
+    """`base.json` and `release.json`: the release that a reindex builds on, and whether its embeddings still hold."""
+
+    TYPE_NAME = "components.BaseRelease"
+
+
 class EncoderEvaluation(Artifact):
     """`evaluation.json`, `report.html` and pictures: the encoder beside its references."""
 

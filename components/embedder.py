@@ -22,12 +22,14 @@ from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
 from components.artifact_files import fetched_folder
-from components.artifacts import Embeddings
+from components.artifacts import BaseRelease, Embeddings
 from components.embedding import parts as embedding_parts
 from components.embedding.example_shards import ExampleShard, list_shards
 from components.embedding.flow import EmbedOptions
 from components.embedding.parts import EmbeddingsReport
 from components.embedding.steps import AddToCache, Encode, LookUp, ReadItems, WritePart, WriteReport
+from components.reindex.base import read_base
+from components.reindex.unchanged import passed_on
 from serving.release.encoder_info import EncoderInfo, list_files, tree_digest
 from serving.release.layout import ENCODER_INFO
 from serving.storage import open_store
@@ -110,6 +112,7 @@ def Embedder(
     examples: InputArtifact[standard_artifacts.Examples],
     infra_blessing: InputArtifact[standard_artifacts.InfraBlessing],
     embeddings: OutputArtifact[Embeddings],
+    base: InputArtifact[BaseRelease] = None,
     serving_root: Parameter[str] = "",
     batch_size: Parameter[int] = 256,
     max_failed_share: Parameter[float] = 0.01,
@@ -118,16 +121,23 @@ def Embedder(
 ) -> None:
     """Writes the embeddings of every item of `examples`, by the complete encoder that `infra_blessing` holds.
 
+    base: of a reindex: the release that holds what `examples` keep of it, with its embeddings and thumbnails.
     serving_root: whose embeddings cache is read and added to; empty for none. batch_size: images per call.
     max_failed_share: of the items, in [0, 1]; more refused images than this fail the run.
     code: the fingerprint of our code.
     """
     if not model_utils.is_infra_validated(infra_blessing):
         raise ValueError(f"the encoder in {infra_blessing.uri} did not pass its validation: nothing to embed with.")
+    if passed_on(examples.uri, embeddings.uri):
+        _log.info("nothing has changed: nothing to embed")
+        return
     encoder = path_utils.stamped_model_path(infra_blessing.uri)
     with fetched_folder(encoder) as folder:
         info, digest = read_encoder_info(folder)
-    options = EmbedOptions(encoder, digest, info.dimension, embeddings.uri, serving_root, batch_size)
+    options = EmbedOptions(
+        *(encoder, digest, info.dimension, embeddings.uri, serving_root, batch_size, examples.uri),
+        base=None if base is None else read_base(base.uri),
+    )
     store = open_store(embeddings.uri)
     store.write(embedding_parts.ENCODER, encoder_json(info, digest))
     shards = list_shards(examples.uri)
@@ -140,6 +150,8 @@ def Embedder(
     if not sum(report.counts):
         raise EmbeddingFailed(f"the examples at {examples.uri} must hold at least one item, they hold none.")
     _log.info(
-        "embedded %d items in %.1f s (%.0f per second): %d contents encoded, %d from the cache, %d items failed",
-        *(sum(report.counts), seconds, report.items / seconds, report.encoded, report.cached, len(report.failed)),
+        "embedded %d items in %.1f s (%.0f per second): %d contents encoded, %d from the cache, %d items kept, "
+        "%d failed",
+        *(sum(report.counts), seconds, report.items / seconds, report.encoded, report.cached, report.kept),
+        len(report.failed),
     )

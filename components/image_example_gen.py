@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import shutil
+import time
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -24,15 +25,26 @@ from components.ingest.report import (
     REPORT,
     build_report,
     check,
+    check_removed,
+    is_unchanged,
     merge,
     merge_skipped,
     result_from_json,
     result_to_json,
 )
 from components.ingest.set_digest import SetDigest
-from components.ingest.shards import SPLITS, IngestOptions, add_to_listing, list_entries, shard_file, write_shard
+from components.ingest.shards import (
+    SPLITS,
+    IngestOptions,
+    add_to_listing,
+    list_by_shard,
+    list_entries,
+    shard_file,
+    write_shard,
+)
+from components.reindex.base import Base, read_base
+from components.reindex.unchanged import mark_unchanged
 from serving.images import DEFAULT_LIMITS, ImageLimits
-from serving.release.layout import shard_of
 from serving.storage import open_store
 
 # What the component's spec and its artifacts name, beyond TFX's own keys.
@@ -40,6 +52,10 @@ IMAGES = "images"
 OPTIONS = "options"
 CODE = "code"
 REPORT_KEY = "report"
+BASE_KEY = "base"
+REINDEX = "reindex"
+MAX_REMOVED_SHARE = "max_removed_share"
+REBUILD = "rebuild"
 REUSED_SPLIT = "reused_split"
 DATA_FINGERPRINT = "data_fingerprint"
 
@@ -65,50 +81,61 @@ def listing_digest(source: Source) -> str:
 
 
 class _WriteShard(beam.DoFn):
-    def __init__(self, source: Source, options: IngestOptions, examples: str, report: str) -> None:
-        self._source, self._options = source, options
+    def __init__(
+        self, source: Source, options: IngestOptions, examples: str, report: str, base: Base | None = None
+    ) -> None:
+        self._source, self._options, self._base = source, options, base
         self._examples, self._report = examples, report
 
-    def process(self, element: tuple[int, Iterable[tuple[Any, ...] | None]]) -> None:
-        shard, entries = element
-        found = (Entry(*entry) for entry in entries if entry is not None)
-        result = write_shard(self._source, self._options, shard, found, self._examples, self._report)
+    def process(self, element: tuple[int, Iterable[list[tuple[Any, ...]]]]) -> None:
+        shard, pieces = element
+        found = (Entry(*entry) for entries in pieces for entry in entries)
+        result = write_shard(self._source, self._options, shard, found, self._examples, self._report, self._base)
         open_store(self._report).write(_result_file(shard), result_to_json(result).encode())
 
 
 @beam.ptransform_fn
-def IngestCollection(root: Any, source: Source, options: IngestOptions, examples: str, report: str) -> Any:
+def IngestCollection(
+    root: Any, source: Source, options: IngestOptions, examples: str, report: str, base: Base | None = None
+) -> Any:
     """Lists a collection and writes each shard's examples, its list of what was skipped and its result.
 
     Only names pass through Beam: the worker that writes a shard reads its images, one at a time.
     """
-    listed = (
-        root
-        | "Source" >> beam.Create([source])
-        | "List" >> beam.FlatMap(list_entries)
-        | "ShardOf" >> beam.Map(lambda entry: (shard_of(entry.item_id, options.shards), entry.to_tuple()))
-    )
+    listed = root | "Source" >> beam.Create([source]) | "List" >> beam.FlatMap(list_by_shard, options.shards)
     # Every shard is written, also one that no item falls into.
-    every = root | "EveryShard" >> beam.Create([(shard, None) for shard in range(options.shards)])
+    every = root | "EveryShard" >> beam.Create([(shard, []) for shard in range(options.shards)])
     return (
         (listed, every)
         | beam.Flatten()
         | beam.GroupByKey()
-        | "WriteShard" >> beam.ParDo(_WriteShard(source, options, examples, report))
+        | "WriteShard" >> beam.ParDo(_WriteShard(source, options, examples, report, base))
     )
 
 
 def ingest(
-    source: Source, options: IngestOptions, examples: str, report: str, pipeline: beam.Pipeline
+    source: Source,
+    options: IngestOptions,
+    examples: str,
+    report: str,
+    pipeline: beam.Pipeline,
+    *,
+    base: Base | None = None,
+    max_removed_share: float = 1.0,
+    rebuild: bool = False,
 ) -> dict[str, Any]:
     """Runs IngestCollection in `pipeline`, writes `report.json` and `skipped.jsonl`; returns the report.
 
+    base: the release of a reindex. max_removed_share: of its items, in [0, 1]: where more are gone it is refused.
+    rebuild: whether the steps that follow do their work also where nothing has changed.
+
     Raises ListingError or IngestError where the collection can't be used; the report is there nevertheless.
     """
+    began = time.monotonic()
     # Told apart from what Beam makes of an error in a worker.
     next(iter(list_entries(source)), None)
     with pipeline:
-        _ = pipeline | IngestCollection(source, options, examples, report)
+        _ = pipeline | IngestCollection(source, options, examples, report, base)
     store = open_store(report)
     total = merge(result_from_json(store.read(_result_file(shard)).decode()) for shard in range(options.shards))
     store.delete("results")
@@ -118,10 +145,17 @@ def ingest(
         options,
         total,
         listed=listed,
-        reused_split=_reuse_split(examples, total.items, options.shards),
+        # What is kept of a base has no bytes to copy, and queries are found without a split.
+        reused_split=None if base else _reuse_split(examples, total.items, options.shards),
+        base=base,
     )
     store.write(REPORT, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
     check(source, options, total, listed)
+    _LOG.info("ingested %d items from %s in %.1f s", value["items"], source.uri, time.monotonic() - began)
+    if base is not None:
+        check_removed(source, value["reindex"], max_removed_share)
+        if is_unchanged(value["reindex"]) and not rebuild:
+            mark_unchanged(examples, base.release_id)
     return value
 
 
@@ -157,7 +191,17 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         source = options.source(exec_properties[IMAGES])
         examples = artifact_utils.get_single_instance(output_dict[standard_component_specs.EXAMPLES_KEY])
         report = artifact_utils.get_single_instance(output_dict[REPORT_KEY])
-        value = ingest(source, options, examples.uri, report.uri, self._make_beam_pipeline())
+        given = artifact_utils.get_single_instance(input_dict[BASE_KEY]) if input_dict.get(BASE_KEY) else None
+        value = ingest(
+            source,
+            options,
+            examples.uri,
+            report.uri,
+            self._make_beam_pipeline(),
+            base=None if given is None else read_base(given.uri),
+            max_removed_share=exec_properties[MAX_REMOVED_SHARE],
+            rebuild=bool(exec_properties[REBUILD]),
+        )
         examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
         examples_utils.set_payload_format(examples, example_gen_pb2.FORMAT_TF_EXAMPLE)
         examples_utils.set_file_format(examples, write_split.to_file_format_str(example_gen_pb2.FORMAT_TFRECORDS_GZIP))
@@ -166,20 +210,22 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         examples.set_string_custom_property(REUSED_SPLIT, value["reused_split"] or "")
         if value["spans"]:
             examples.set_int_custom_property(utils.SPAN_PROPERTY_NAME, value["spans"][-1])
-        _LOG.info("ingested %s images from %s", value["items"], source.uri)
 
 
 class _ListingProcessor(input_processor.FileBasedInputProcessor):
     """Fingerprints a collection by its listing."""
 
-    def __init__(self, source: Source, *arguments: Any) -> None:
+    def __init__(self, source: Source, reindex: bool, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._source = source
+        self._source, self._reindex = source, reindex
 
     def resolve_span_and_version(self) -> tuple[int, int | None]:
         return 0, None
 
     def get_input_fingerprint(self, span: int, version: int | None) -> str:
+        if self._reindex:
+            # Every reindex has a base of its own, so no cache is ever asked: the executor lists, once.
+            return "listing:"
         return f"listing:{listing_digest(self._source)}"
 
 
@@ -193,12 +239,13 @@ class Driver(driver.FileBasedDriver):
         self, exec_properties: dict[str, Any], pipeline_info: Any, component_info: Any
     ) -> dict[str, Any]:
         self._source = IngestOptions.from_json(exec_properties[OPTIONS]).source(exec_properties[IMAGES])
+        self._reindex = bool(exec_properties[REINDEX])
         return super().resolve_exec_properties(exec_properties, pipeline_info, component_info)
 
     def get_input_processor(
         self, splits: Any, range_config: Any = None, input_base_uri: str | None = None
     ) -> input_processor.InputProcessor:
-        return _ListingProcessor(self._source, input_base_uri, splits, range_config)
+        return _ListingProcessor(self._source, self._reindex, input_base_uri, splits, range_config)
 
 
 class ImageExampleGenSpec(component_spec.ComponentSpec):
@@ -209,8 +256,13 @@ class ImageExampleGenSpec(component_spec.ComponentSpec):
         IMAGES: component_spec.ExecutionParameter(type=str),
         OPTIONS: component_spec.ExecutionParameter(type=str),
         CODE: component_spec.ExecutionParameter(type=str),
+        REINDEX: component_spec.ExecutionParameter(type=int),
+        MAX_REMOVED_SHARE: component_spec.ExecutionParameter(type=float),
+        REBUILD: component_spec.ExecutionParameter(type=int),
     }
-    INPUTS: ClassVar[dict[str, Any]] = {}
+    INPUTS: ClassVar[dict[str, Any]] = {
+        BASE_KEY: component_spec.ChannelParameter(type=artifacts.BaseRelease, optional=True),
+    }
     OUTPUTS: ClassVar[dict[str, Any]] = {
         **standard_component_specs.FileBasedExampleGenSpec.OUTPUTS,
         REPORT_KEY: component_spec.ChannelParameter(type=artifacts.IngestReport),
@@ -227,6 +279,10 @@ class ImageExampleGen(example_gen.FileBasedExampleGen):
             components/ingest/image_manifest.py). Local, or any URL that fsspec opens. On Kubeflow the images that a
             manifest names are seen to change if they lie below its folder; for others write the manifest anew.
         code: the fingerprint of our code (components/fingerprint.py).
+        base: of a reindex, from ReleaseEncoder: what its release holds unchanged is not read again, and stands in the
+            examples by its place there.
+        max_removed_share: of the base's items, in [0, 1]; where more are gone the run is refused.
+        rebuild: whether a reindex builds an index also where nothing has changed.
         limits, shards, eval_percent, label_from, max_skipped_share, span_pattern, last_span: see IngestOptions.
     """
 
@@ -239,6 +295,9 @@ class ImageExampleGen(example_gen.FileBasedExampleGen):
         images: str,
         *,
         code: str,
+        base: types.BaseChannel | None = None,
+        max_removed_share: float = 0.5,
+        rebuild: bool = False,
         limits: ImageLimits = DEFAULT_LIMITS,
         shards: int = 8,
         eval_percent: int = 10,
@@ -261,6 +320,10 @@ class ImageExampleGen(example_gen.FileBasedExampleGen):
             images=source.uri,
             options=options.to_json(),
             code=code,
+            reindex=int(base is not None),
+            max_removed_share=max_removed_share,
+            rebuild=int(rebuild),
+            **({} if base is None else {BASE_KEY: base}),
             examples=types.Channel(type=standard_artifacts.Examples),
             report=types.Channel(type=artifacts.IngestReport),
         )

@@ -17,6 +17,7 @@ from tfx.dsl.component.experimental.decorators import component
 from components.artifact_files import fetched, stored, stored_folder
 from components.artifacts import Embeddings, VectorIndex
 from components.embedding import parts as embedding_parts
+from components.reindex.unchanged import passed_on
 from serving.index import IndexParameters, build_index, choose_parameters
 from serving.release import layout
 from serving.release.items import Item, ItemShard, write_items
@@ -153,6 +154,8 @@ def IndexBuilder(
     serving.index.IndexParameters that replace the ones chosen for the collection's size.
     code: the fingerprint of our code.
     """
+    if passed_on(embeddings.uri, index.uri):
+        return
     store = open_store(embeddings.uri)
     report = embedding_parts.read_report(store)
     if not sum(report.counts):

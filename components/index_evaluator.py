@@ -19,6 +19,7 @@ from components.embedding import parts as embedding_parts
 from components.embedding.parts import EmbeddingsReport, open_vectors
 from components.index_builder import parts_of_shard, read_index, shard_counts
 from components.index_plot import plot_evaluation
+from components.reindex.unchanged import passed_on
 from serving.index import ExactIndex, Index, IndexParameters, load_index
 from serving.release.distribution import Distribution
 from serving.release.items import ItemShard
@@ -307,6 +308,8 @@ def IndexEvaluator(
         raise ValueError(f"queries must be at least 1, got {queries}.")
     if not 0 <= min_recall <= 1:
         raise ValueError(f"min_recall must be in [0, 1], got {min_recall}.")
+    if passed_on(index.uri, evaluation.uri):
+        return
     measured = evaluate(index.uri, embeddings.uri, evaluation.uri, queries=queries, seed=seed, min_recall=min_recall)
     _log.info("recall %s, latency %s", measured["recall"], measured["latency_seconds"])
     check_recall(measured)

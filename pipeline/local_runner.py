@@ -1,10 +1,12 @@
 """Runs the training pipeline on this machine: LocalDagRunner, with MLMD in a SQLite file."""
 
+import contextlib
 import dataclasses
 import json
 import logging
 import pathlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from pipeline.config import PipelineConfig
@@ -26,26 +28,17 @@ def run_training(config: PipelineConfig) -> dict[str, Any]:
 
     from pipeline.pipeline import create_training_pipeline
 
-    config = with_image_shape(_absolute(config))
+    config = with_image_shape(with_absolute_paths(config))
     root = pathlib.Path(config.root)
     root.mkdir(parents=True, exist_ok=True)
     (root / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True) + "\n")
     metadata = tfx.orchestration.metadata.sqlite_metadata_connection_config(str(root / "metadata.sqlite"))
     before = _last_execution(root / "metadata.sqlite")
-    watch = _ComponentWatch()
-    absl = logging.getLogger("absl")
-    absl.setLevel(logging.INFO)
-    absl.addFilter(watch)
-    # TFT silences absl for a while and gives it another level afterwards: then nobody could follow the rest.
-    absl.setLevel = lambda level: None  # type: ignore[method-assign]
     began = time.monotonic()
-    try:
+    with watched() as watch:
         tfx.orchestration.LocalDagRunner().run(
             create_training_pipeline(config, metadata=metadata, run=f"{time.time():.6f}")
         )
-    finally:
-        absl.removeFilter(watch)
-        del absl.setLevel
     executed = _executed(root / "metadata.sqlite", before)
     summary = {
         "release_id": open_store(config.serving_root).read("CURRENT").decode().strip(),
@@ -57,7 +50,24 @@ def run_training(config: PipelineConfig) -> dict[str, Any]:
     return summary
 
 
-def _absolute(config: PipelineConfig) -> PipelineConfig:
+@contextlib.contextmanager
+def watched() -> Iterator["ComponentWatch"]:
+    """Follows the components that TFX runs within the context."""
+    watch = ComponentWatch()
+    absl = logging.getLogger("absl")
+    absl.setLevel(logging.INFO)
+    absl.addFilter(watch)
+    # TFT silences absl for a while and gives it another level afterwards: then nobody could follow the rest.
+    absl.setLevel = lambda level: None  # type: ignore[method-assign]
+    try:
+        yield watch
+    finally:
+        absl.removeFilter(watch)
+        del absl.setLevel
+
+
+def with_absolute_paths(config: PipelineConfig) -> PipelineConfig:
+    """Returns `config` with its local paths made absolute."""
     # TFX writes paths into its metadata: they must mean the same from another working folder.
     images = config.ingest.images
 
@@ -92,7 +102,7 @@ def _executed(path: pathlib.Path, after: int) -> set[str]:
     return {e.type.rpartition(".")[2] for e in executions if e.last_known_state != cached}
 
 
-class _ComponentWatch(logging.Filter):
+class ComponentWatch(logging.Filter):
     """Lets through only TFX's lines that a person follows, and takes the time of each component.
 
     TFX logs every message of its metadata store at the same level as "Component Trainer is running."

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from components import features
+from components.ingest.notes import Note
 from serving.release.items import Attribute, Item
 from serving.storage import open_store
 
@@ -40,9 +41,11 @@ class Record(NamedTuple):
     image: bytes
     split: str
 
-    def item(self, thumbnail: bytes) -> Item:
-        """Returns the item with its thumbnail."""
-        return Item(self.item_id, self.uri, self.sha256, self.width, self.height, self.attributes, thumbnail)
+    def item(self, thumbnail: bytes, note: Note) -> Item:
+        """Returns the item with its thumbnail, and with what is noted beside the example."""
+        attributes = self.attributes if note.attributes is None else note.attributes
+        named = (self.item_id, self.uri, self.sha256, self.width, self.height)
+        return Item(*named, attributes, thumbnail, note.size, note.version)
 
 
 def list_shards(uri: str) -> list[ExampleShard]:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.embedding.cache import EmbeddingsCache
+from components.reindex.base import Base
 from serving.storage import open_store
 
 
@@ -16,6 +17,7 @@ class EmbedOptions:
 
     encoder: where the complete encoder lies. digest: of its files. dimension: D.
     output: the Embeddings artifact. serving_root: whose cache is used; empty for none. batch_size: images per call.
+    examples: the Examples artifact. base: the release that holds what these keep of it, or None.
     """
 
     encoder: str
@@ -24,6 +26,8 @@ class EmbedOptions:
     output: str
     serving_root: str
     batch_size: int
+    examples: str = ""
+    base: Base | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_size <= 4096:
@@ -45,11 +49,15 @@ class PartContents:
 
 @dataclasses.dataclass(frozen=True)
 class PartItems:
-    """A part whose items are written. count: its rows. held_out: bool `[count]`."""
+    """A part whose items are written. count: its rows. held_out: bool `[count]`.
+
+    kept: int64 `[n, 2]`, where the base release holds the first n rows, as (shard, row).
+    """
 
     part: int
     count: int
     held_out: npt.NDArray[np.bool_]
+    kept: npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +92,7 @@ class PartReport:
     count: int
     held_out: int
     items: int
+    kept: int
     failed: tuple[dict[str, str], ...]
 
 

@@ -51,7 +51,8 @@ class EmbeddingsReport:
     """`report.json`. counts: items of each part. held_out: items in the eval split. dimension: D.
 
     items: all that were read. contents: distinct ones among them, each `encoded` in this run or `cached` by an earlier
-    one. failed: {item_id, reason} of the items whose image the encoder refused: they are in no part.
+    one. failed: {item_id, reason} of the items whose image the encoder refused: they are in no part. kept: items that
+    were taken from the base release with their embeddings: of items, not of contents.
     """
 
     counts: tuple[int, ...]
@@ -62,6 +63,7 @@ class EmbeddingsReport:
     encoded: int
     cached: int
     failed: tuple[dict[str, str], ...]
+    kept: int = 0
 
     def to_json(self) -> bytes:
         """Returns UTF-8 JSON."""

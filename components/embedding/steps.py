@@ -1,10 +1,12 @@
 """The steps that embed a collection, in their order; `components.embedder` connects them."""
 
 import contextlib
+import dataclasses
+import itertools
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -29,6 +31,8 @@ from components.embedding.flow import (
 )
 from components.embedding.parts import EmbeddingsReport
 from components.embedding.saved_encoder import acquire_encoder
+from components.ingest.notes import NO_KEPT, Kept, Note, read_kept, read_notes
+from components.reindex.base import BaseItems
 from serving.images import ImageError, thumbnail
 from serving.release.items import Item, ItemShard, write_items
 from serving.storage import open_store
@@ -39,6 +43,7 @@ _THUMBNAIL_SIDE = 96
 # A canonical image this small is its own thumbnail.
 _THUMBNAIL_BYTES = 2**14
 _LOG_SECONDS = 20.0
+_NO_NOTE = Note(-1, "")
 
 
 def small_image(record: Record) -> bytes:
@@ -55,9 +60,14 @@ def small_image(record: Record) -> bytes:
 
 
 class ItemTable:
-    """Collects one part's items in order: each id once, however many splits hold it."""
+    """Collects one part's items in order: each id once, however many splits hold it.
 
-    def __init__(self) -> None:
+    kept: how many rows come before them. notes: what is noted of the items, by id.
+    """
+
+    def __init__(self, kept: int, notes: Mapping[str, Note]) -> None:
+        self._kept = kept
+        self._notes = notes
         self.rows: dict[str, int] = {}
         self.held_out: list[bool] = []
         self.keys: list[bytes] = []
@@ -78,7 +88,23 @@ class ItemTable:
             self.held_out.append(record.split == "eval")
             self.keys.append(bytes.fromhex(record.sha256))
             self.records.append(number)
-            yield record.item(small_image(record))
+            yield record.item(small_image(record), self._notes.get(record.item_id, _NO_NOTE))
+
+    def contents(self, part: int, digits: int) -> Iterator[tuple[str, PartContents]]:
+        """Yields what the items contain, by the first digits of its sha256."""
+        by_prefix: dict[str, list[int]] = {}
+        for row, key in enumerate(self.keys):
+            by_prefix.setdefault(key.hex()[:digits], []).append(row)
+        for prefix, rows in by_prefix.items():
+            yield (
+                prefix,
+                PartContents(
+                    part=part,
+                    keys=b"".join(self.keys[row] for row in rows),
+                    rows=np.asarray(rows, np.int64) + self._kept,
+                    records=np.asarray([self.records[row] for row in rows], np.int64),
+                ),
+            )
 
 
 class ReadItems(beam.DoFn):
@@ -90,24 +116,26 @@ class ReadItems(beam.DoFn):
         self._digits = prefix_digits(parts)
 
     def process(self, shard: ExampleShard) -> Iterator[Any]:
-        table = ItemTable()
-        store = open_store(self._options.output)
-        with stored(store, embedding_parts.items_file(shard.shard, self._parts)) as path:
-            write_items(path, (item for records in read_records(shard) for item in table.add(records)))
-        count = len(table.keys)
-        _log.info("part %d of %d: %d items", shard.shard, self._parts, count)
-        yield shard.shard, PartItems(shard.shard, count, np.asarray(table.held_out, bool))
-        by_prefix: dict[str, list[int]] = {}
-        for row, key in enumerate(table.keys):
-            by_prefix.setdefault(key.hex()[: self._digits], []).append(row)
-        for prefix, rows in by_prefix.items():
-            contents = PartContents(
-                part=shard.shard,
-                keys=b"".join(table.keys[row] for row in rows),
-                rows=np.asarray(rows, np.int64),
-                records=np.asarray([table.records[row] for row in rows], np.int64),
-            )
-            yield beam.pvalue.TaggedOutput("contents", (prefix, contents))
+        part, options = shard.shard, self._options
+        store, examples = open_store(options.output), open_store(options.examples)
+        kept = read_kept(examples, part, self._parts) if options.base else NO_KEPT
+        table = ItemTable(len(kept.places), read_notes(examples, part, self._parts))
+        with stored(store, embedding_parts.items_file(part, self._parts)) as path:
+            new = (item for records in read_records(shard) for item in table.add(records))
+            write_items(path, itertools.chain(self._kept_items(kept), new))
+        held_out = np.concatenate([kept.held_out, np.asarray(table.held_out, bool)])
+        _log.info("part %d of %d: %d items, %d of them kept", part, self._parts, len(held_out), len(kept.places))
+        yield part, PartItems(part, len(held_out), held_out, kept.places)
+        for contents in table.contents(part, self._digits):
+            yield beam.pvalue.TaggedOutput("contents", contents)
+
+    def _kept_items(self, kept: Kept) -> Iterator[Item]:
+        if self._options.base is None:
+            return
+        with BaseItems(self._options.base) as base:
+            for at, item in enumerate(base.items(kept.places)):
+                attributes = kept.attributes.get(at)
+                yield item if attributes is None else dataclasses.replace(item, attributes=attributes)
 
 
 class LookUp(beam.DoFn):
@@ -218,6 +246,11 @@ class WritePart(beam.DoFn):
         items: PartItems = next(iter(inputs["items"]))
         vectors = np.zeros((items.count, self._options.dimension), np.float32)
         written = np.zeros(items.count, bool)
+        kept = len(items.kept)
+        if kept and self._options.base:
+            with BaseItems(self._options.base) as base:
+                vectors[:kept] = base.vectors(items.kept, self._options.dimension)
+            written[:kept] = True
         reasons: dict[int, str] = {}
         for piece in inputs["vectors"]:
             if isinstance(piece, RowFailures):
@@ -237,7 +270,7 @@ class WritePart(beam.DoFn):
             np.save(handle, vectors[keep], allow_pickle=False)
         with stored(store, embedding_parts.held_out_file(part, self._parts)) as path, path.open("wb") as handle:
             np.save(handle, held_out, allow_pickle=False)
-        yield PartReport(part, int(keep.sum()), int(held_out.sum()), items.count, failed)
+        yield PartReport(part, int(keep.sum()), int(held_out.sum()), items.count, kept, failed)
 
     def _drop(self, part: int, keep: npt.NDArray[np.bool_], reasons: dict[int, str]) -> tuple[dict[str, str], ...]:
         """Writes the part's items again without the failed rows; returns who they were."""
@@ -274,6 +307,7 @@ class WriteReport(beam.DoFn):
             encoded=sum(count.encoded for count in counts),
             cached=sum(count.cached for count in counts),
             failed=tuple(failure for report in ordered for failure in report.failed),
+            kept=sum(report.kept for report in ordered),
         )
         open_store(self._options.output).write(embedding_parts.REPORT, report.to_json())
         yield report

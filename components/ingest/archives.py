@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 
+from components.ingest.folders import file_version
 from components.ingest.listing import Entry, ListingError, Source, judge, open_file
 
 # What the three modules raise on a damaged or encrypted member.
@@ -59,10 +60,8 @@ def _list_zip(uri: str) -> Iterator[Entry]:
     with open_file(uri) as file, zipfile.ZipFile(file) as archive:
         for place, member in enumerate(archive.infolist()):
             if not member.is_dir():
-                entry = Entry(
-                    member_id(member.filename), f"zip://{member.filename}::{uri}", member.file_size, "", place
-                )
-                yield judge(entry)
+                place_uri, version = f"zip://{member.filename}::{uri}", f"crc:{member.CRC:08x}"
+                yield judge(Entry(member_id(member.filename), place_uri, member.file_size, version, place))
 
 
 def _read_zip(uri: str, entries: Sequence[Entry], max_bytes: int) -> Iterator[tuple[Entry, bytes | None]]:
@@ -77,12 +76,14 @@ def _read_zip(uri: str, entries: Sequence[Entry], max_bytes: int) -> Iterator[tu
 
 def _list_tar(uri: str) -> Iterator[Entry]:
     is_plain = uri.lower().endswith(".tar")
+    # A tar holds no checksum of its members, and their times are whoever packed it said: a new tar is new throughout.
+    version = file_version(uri)[1]
     with open_file(uri) as file, tarfile.open(fileobj=file, mode="r:" if is_plain else "r|*") as archive:
         for number, member in enumerate(_members(archive)):
             if member.isdir():
                 continue
             place = member.offset_data if is_plain else number
-            entry = judge(Entry(member_id(member.name), f"tar://{member.name}::{uri}", member.size, "", place))
+            entry = judge(Entry(member_id(member.name), f"tar://{member.name}::{uri}", member.size, version, place))
             # Links and devices hold no bytes of their own, and sparse files not in one piece.
             if (not member.isreg() or member.issparse()) and entry.reason is None:
                 entry = dataclasses.replace(entry, reason="not-a-file")

@@ -9,6 +9,7 @@ from components.artifact_files import stored
 from components.ingest.listing import MAX_LEVELS, Source
 from components.ingest.set_digest import SetDigest
 from components.ingest.shards import SPLITS, IngestOptions, ShardResult, skipped_file
+from components.reindex.base import Base
 from serving.storage import Store
 
 REPORT = "report.json"
@@ -22,6 +23,10 @@ class IngestError(ValueError):
     """A collection that must not be used; the message says why and what to do."""
 
 
+class RemovalRefused(IngestError):
+    """So much of a collection is gone that it looks like an accident."""
+
+
 def merge(results: Iterable[ShardResult]) -> ShardResult:
     """Returns the sum of what became of the shards."""
     total, fingerprint, listing, spans = ShardResult(), SetDigest(), SetDigest(), set[int]()
@@ -33,6 +38,9 @@ def merge(results: Iterable[ShardResult]) -> ShardResult:
         total.claimed += result.claimed
         total.labelled += result.labelled
         total.updated += result.updated
+        total.kept += result.kept
+        total.reworded += result.reworded
+        total.changed += result.changed
         total.duplicates += result.duplicates
         spans |= set(result.spans)
         fingerprint.merge(result.fingerprint)
@@ -70,8 +78,12 @@ def build_report(
     *,
     listed: list[dict[str, Any]],
     reused_split: str | None,
+    base: Base | None = None,
 ) -> dict[str, Any]:
-    """Returns `report.json`. reused_split: the split that had no items and is a copy of the other, or None."""
+    """Returns `report.json`. reused_split: the split that had no items and is a copy of the other, or None.
+
+    base: the release of a reindex; the report then has `reindex`, the collection beside it.
+    """
     return {
         "format_version": FORMAT_VERSION,
         "images": source.uri,
@@ -91,7 +103,42 @@ def build_report(
         "all_listed_in": SKIPPED,
         "listing_digest": _hexdigest(total.listing),
         "data_fingerprint": _hexdigest(total.fingerprint),
+        "reindex": None if base is None else _compared(base, total),
     }
+
+
+def _compared(base: Base, total: ShardResult) -> dict[str, Any]:
+    """Returns the collection beside its base: counts of items, and the release."""
+    items = sum(total.items.values())
+    read = items - total.kept
+    return {
+        "base": base.release_id,
+        "base_items": base.count,
+        "same_encoder": base.holds_embeddings,
+        "listed": total.claimed,
+        "unchanged": total.kept,
+        "reworded": total.reworded,
+        "read": read,
+        "changed": total.changed,
+        "new": read - total.changed,
+        "removed": base.count - total.kept - total.changed,
+    }
+
+
+def is_unchanged(compared: dict[str, Any]) -> bool:
+    """Returns whether a collection is what its base holds. compared: the report's `reindex`."""
+    return compared["same_encoder"] and not any(compared[name] for name in ("reworded", "read", "removed"))
+
+
+def check_removed(source: Source, compared: dict[str, Any], max_removed_share: float) -> None:
+    """Raises RemovalRefused where more of the base's items than this share, in [0, 1], are gone."""
+    removed, before = compared["removed"], compared["base_items"]
+    if removed > max_removed_share * before:
+        raise RemovalRefused(
+            f"{removed} of the {before} items of release {compared['base']} are gone from {source.images} "
+            f"({removed / before:.0%}; at most {max_removed_share:.0%} may go at once). Is everything mounted? "
+            "Where it is meant, allow more: --allow-removal 1."
+        )
 
 
 def check(source: Source, options: IngestOptions, total: ShardResult, listed: list[dict[str, Any]]) -> None:

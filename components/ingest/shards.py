@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from components import features
@@ -14,14 +15,20 @@ from components.ingest.archives import list_archive, read_members
 from components.ingest.folders import list_folder
 from components.ingest.image_manifest import list_manifest
 from components.ingest.listing import Entry, ListingError, Source, open_file
+from components.ingest.notes import Kept, Note, as_stored, attributes_differ, notes_file, write_kept, write_note
 from components.ingest.set_digest import SetDigest
+from components.reindex.base import Base, BaseItems
 from serving.images import CanonicalImage, ImageError, ImageLimits, canonicalize
+from serving.release.items import Attribute, Item
+from serving.release.layout import shard_of
 from serving.storage import Store, open_store
 
 SPLITS = ("train", "eval")
 LABELS = ("folder", "parent", "manifest")
 _MOST_SHARDS = 10_000
 _MOST_DUPLICATES = 10
+_LISTED_AT_ONCE = 10_000
+_LOOKED_UP_AT_ONCE = 1000
 # Images are compressed already; the format is gzip because TFX's is.
 _GZIP = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
 
@@ -76,7 +83,8 @@ class IngestOptions:
 class ShardResult:
     """What became of one shard. items, bytes: by split. skipped, ignored: counts by reason, of the files that claim to
     be images and of the others. duplicates: at most 10 of (item id, uri, uri). fingerprint, listing: the state of a
-    SetDigest, of what was written and of what was listed.
+    SetDigest, of what was written and of what was listed. kept: items of the base release that were not read,
+    `reworded` of them with other attributes. changed: of those that were read, how many it holds in another version.
     """
 
     items: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
@@ -84,12 +92,26 @@ class ShardResult:
     claimed: int = 0
     labelled: int = 0
     updated: int = 0
+    kept: int = 0
+    reworded: int = 0
+    changed: int = 0
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)
     ignored: dict[str, int] = dataclasses.field(default_factory=dict)
     duplicates: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
     fingerprint: str = "0:0"
     listing: str = "0:0"
     spans: list[int] = dataclasses.field(default_factory=list)
+
+
+def list_by_shard(source: Source, shards: int) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
+    """Yields (shard, entries as tuples), some thousand entries at a time: what flows costs by the piece."""
+    waiting: dict[int, list[tuple[Any, ...]]] = {}
+    for number, entry in enumerate(list_entries(source), 1):
+        waiting.setdefault(shard_of(entry.item_id, shards), []).append(entry.to_tuple())
+        if number % _LISTED_AT_ONCE == 0:
+            yield from waiting.items()
+            waiting = {}
+    yield from waiting.items()
 
 
 def list_entries(source: Source) -> Iterator[Entry]:
@@ -114,17 +136,28 @@ def split_of(sha256: str, eval_percent: int) -> str:
 
 
 def write_shard(
-    source: Source, options: IngestOptions, shard: int, entries: Iterable[Entry], examples: str, report: str
+    source: Source,
+    options: IngestOptions,
+    shard: int,
+    entries: Iterable[Entry],
+    examples: str,
+    report: str,
+    base: Base | None = None,
 ) -> ShardResult:
     """Writes the examples of a shard below the uri `examples` and what it skipped below `report`.
 
-    One image is in memory at a time. Where ids are duplicate nothing is read, and the result says so.
+    One image is in memory at a time. Where ids are duplicate nothing is read, and the result says so. base: the release
+    whose items are not read again where nothing of them has changed.
     """
     result = ShardResult()
     chosen = _latest(entries, result)
     out, beside = open_store(examples), open_store(report)
     digest = SetDigest()
+    held: set[str] = set()
+    if base is not None and not result.duplicates:
+        chosen, held = _keep(source, options, shard, chosen, out, base, result, digest)
     with ExitStack() as stack:
+        notes = stack.enter_context(stack.enter_context(stored(out, notes_file(shard, options.shards))).open("w"))
         name = shard_file(shard, options.shards)
         writers = {split: _writer(stack, out, f"Split-{split}/{name}") for split in SPLITS}
         skipped = stack.enter_context(stack.enter_context(stored(beside, skipped_file(shard))).open("w"))
@@ -139,15 +172,73 @@ def write_shard(
             label = _label(entry, source, options)
             split = split_of(image.sha256, options.eval_percent)
             writers[split].write(_example(entry, image, label))
+            write_note(notes, entry.item_id, Note(entry.size, entry.version))
             digest.add(entry.item_id, image.sha256, label, json.dumps(entry.attributes))
             result.items[split] += 1
             result.bytes[split] += len(image.data)
             result.labelled += label is not None
+            result.changed += entry.item_id in held
             if not entry.is_claim:
                 # It had no extension, and is an image.
                 result.claimed += 1
     result.fingerprint = digest.state
     return result
+
+
+def _keep(
+    source: Source,
+    options: IngestOptions,
+    shard: int,
+    entries: Sequence[Entry],
+    examples: Store,
+    base: Base,
+    result: ShardResult,
+    digest: SetDigest,
+) -> tuple[list[Entry], set[str]]:
+    """Writes which entries the base release holds unchanged; returns the others, and which of these it holds."""
+    others, held = [], set()
+    places: list[tuple[int, int]] = []
+    held_out: list[bool] = []
+    attributes: dict[int, dict[str, Attribute]] = {}
+    keeps = base.keeps(json.loads(options.to_json())["limits"])
+    with BaseItems(base) as items:
+        for start in range(0, len(entries), _LOOKED_UP_AT_ONCE):
+            some = entries[start : start + _LOOKED_UP_AT_ONCE]
+            found = items.find([entry.item_id for entry in some])
+            for entry in some:
+                place = found.get(entry.item_id)
+                if place is None:
+                    others.append(entry)
+                    continue
+                base_shard, row, item = place
+                if not keeps or not _is_version(entry, item):
+                    others.append(entry)
+                    held.add(entry.item_id)
+                    continue
+                label = _label(entry, source, options)
+                now = as_stored(entry.attributes, label)
+                if attributes_differ(item, now):
+                    attributes[len(places)] = now
+                split = split_of(item.sha256, options.eval_percent)
+                places.append((base_shard, row))
+                held_out.append(split == "eval")
+                digest.add(entry.item_id, item.sha256, label, json.dumps(entry.attributes))
+                result.items[split] += 1
+                result.claimed += 1
+                result.labelled += label is not None
+    result.kept, result.reworded = len(places), len(attributes)
+    kept = Kept(np.asarray(places, np.int64).reshape(-1, 2), np.asarray(held_out, bool), attributes)
+    write_kept(examples, shard, options.shards, kept)
+    return others, held
+
+
+def _is_version(entry: Entry, item: Item) -> bool:
+    """Returns whether an entry is what the base's item was made from; never where its version isn't known."""
+    return (
+        entry.reason is None
+        and entry.version != ""
+        and (entry.version, entry.size, entry.uri) == (item.source_version, item.source_size, item.uri)
+    )
 
 
 def skipped_file(shard: int) -> str:

@@ -19,7 +19,8 @@ Attribute = str | int | float | bool
 _SCHEMA = """
 CREATE TABLE items (
   row INTEGER PRIMARY KEY, item_id TEXT NOT NULL UNIQUE, uri TEXT NOT NULL, sha256 TEXT NOT NULL,
-  width INTEGER NOT NULL, height INTEGER NOT NULL, thumbnail BLOB NOT NULL
+  width INTEGER NOT NULL, height INTEGER NOT NULL, source_size INTEGER NOT NULL, source_version TEXT NOT NULL,
+  thumbnail BLOB NOT NULL
 ) STRICT;
 CREATE TABLE attributes (
   row INTEGER NOT NULL, name TEXT NOT NULL, value ANY NOT NULL, boolean INTEGER NOT NULL, PRIMARY KEY (row, name)
@@ -31,6 +32,8 @@ CREATE INDEX attribute_values ON attributes (name, value, boolean);
 CREATE INDEX item_sizes ON items (width, height);
 """
 _COLUMNS = "row, item_id, uri, sha256, width, height"
+# Releases of before there were reindexes lack these.
+_SOURCE = ("source_size", "source_version")
 _BATCH = 1000  # items written, or read in one go
 _INTEGERS = range(-(2**63), 2**63)
 
@@ -40,7 +43,8 @@ class Item:
     """An image of the collection. sha256: of its canonical bytes, in hex. width, height: pixels.
 
     attributes: by name; a label, where asked for, is the attribute `label`. thumbnail: a small JPEG or PNG, empty where
-    it wasn't asked for.
+    it wasn't asked for. source_size, source_version: of what lay at `uri` when it was read, in bytes, and what changes
+    with its content (mtime in ns, etag); -1 and empty where nobody knows.
     """
 
     item_id: str
@@ -50,6 +54,8 @@ class Item:
     height: int
     attributes: Mapping[str, Attribute] = dataclasses.field(default_factory=dict)
     thumbnail: bytes = b""
+    source_size: int = -1
+    source_version: str = ""
 
     def __post_init__(self) -> None:
         if not self.item_id:
@@ -75,8 +81,11 @@ def write_items(path: pathlib.Path, items: Iterable[Item]) -> int:
         while batch := list(itertools.islice(rows, _BATCH)):
             try:
                 connection.executemany(
-                    "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    [(n, i.item_id, i.uri, i.sha256, i.width, i.height, i.thumbnail) for n, i in batch],
+                    "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    [
+                        (n, i.item_id, i.uri, i.sha256, i.width, i.height, i.source_size, i.source_version, i.thumbnail)
+                        for n, i in batch
+                    ],
                 )
             except sqlite3.IntegrityError as error:
                 raise ValueError(
@@ -109,6 +118,8 @@ class ItemShard:
         self._connections: list[sqlite3.Connection] = []
         self._closed = False
         self.count: int = self._connection().execute("SELECT count(*) FROM items").fetchone()[0]
+        names = {name for _, name, *_ in self._connection().execute("PRAGMA table_info(items)")}
+        self._columns = ", ".join([_COLUMNS, *(_SOURCE if names.issuperset(_SOURCE) else ("-1", "''"))])
         self._attributes: bool = self._connection().execute("SELECT EXISTS (SELECT * FROM attributes)").fetchone()[0]
 
     def by_row(self, rows: Sequence[int], *, thumbnails: bool = False) -> list[Item]:
@@ -160,15 +171,15 @@ class ItemShard:
     def _read(self, rows: Sequence[int], thumbnails: bool) -> dict[int, Item]:
         connection = self._connection()
         marks = _marks(rows)
-        columns = f"{_COLUMNS}, thumbnail" if thumbnails else f"{_COLUMNS}, x''"
+        thumbnail = "thumbnail" if thumbnails else "x''"
         attributes: dict[int, dict[str, Attribute]] = {}
         query = f"SELECT row, name, value, boolean FROM attributes WHERE row IN ({marks})"
         for row, name, value, boolean in connection.execute(query, rows) if self._attributes else ():
             attributes.setdefault(row, {})[name] = bool(value) if boolean else value
-        found = connection.execute(f"SELECT {columns} FROM items WHERE row IN ({marks})", rows)
+        found = connection.execute(f"SELECT {self._columns}, {thumbnail} FROM items WHERE row IN ({marks})", rows)
         return {
-            row: Item(item_id, uri, sha256, width, height, attributes.get(row, {}), thumbnail)
-            for row, item_id, uri, sha256, width, height, thumbnail in found
+            row: Item(item_id, uri, sha256, width, height, attributes.get(row, {}), small, size, version)
+            for row, item_id, uri, sha256, width, height, size, version, small in found
         }
 
     def _connection(self) -> sqlite3.Connection:

@@ -1,0 +1,97 @@
+"""What ingest notes of a shard's items beside their examples: the only place that spells the names of these files.
+
+`notes/00000-of-00008.jsonl`: a line for each example, where its image came from. Beside the examples and not in them:
+a file's time says nothing to a statistic or a schema.
+`kept/00000-of-00008.npy`: int64 `[n, 3]`, the items of the base release that need not be read again: (shard, row, held
+out), sorted by item id. `kept/00000-of-00008.jsonl`: {"at", "attributes"} of those whose attributes are others now.
+"""
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from components.artifact_files import fetched, stored
+from serving.release.items import Attribute, Item
+from serving.storage import Store
+
+
+class Note(NamedTuple):
+    """Where an item's image came from: size in bytes, version as in its listing. attributes: in place of the example's,
+    where an example can't hold them as they are."""
+
+    size: int
+    version: str
+    attributes: dict[str, Attribute] | None = None
+
+
+class Kept(NamedTuple):
+    """Items that the base release holds. places: int64 `[n, 2]` of (shard, row). held_out: bool `[n]`.
+
+    attributes: place in the list -> attributes, where they differ from the base's.
+    """
+
+    places: npt.NDArray[np.int64]
+    held_out: npt.NDArray[np.bool_]
+    attributes: Mapping[int, dict[str, Attribute]]
+
+
+NO_KEPT = Kept(np.zeros((0, 2), np.int64), np.zeros(0, bool), {})
+
+
+def notes_file(shard: int, shards: int) -> str:
+    """Returns the file of a shard's notes, in the examples."""
+    return f"notes/{shard:05d}-of-{shards:05d}.jsonl"
+
+
+def _kept_file(shard: int, shards: int, suffix: str) -> str:
+    return f"kept/{shard:05d}-of-{shards:05d}.{suffix}"
+
+
+def write_note(file: IO[str], item_id: str, note: Note) -> None:
+    """Writes one line."""
+    file.write(json.dumps([item_id, *note[: 2 if note.attributes is None else 3]]) + "\n")
+
+
+def read_notes(store: Store, shard: int, shards: int) -> dict[str, Note]:
+    """Returns the notes of a shard by item id; none where the examples were made without."""
+    with contextlib.suppress(FileNotFoundError), fetched(store, notes_file(shard, shards)) as path:
+        lines: list[list[Any]] = [json.loads(line) for line in path.read_text().splitlines()]
+        return {line[0]: Note(*line[1:]) for line in lines}
+    return {}
+
+
+def write_kept(store: Store, shard: int, shards: int, kept: Kept) -> None:
+    """Writes what a shard keeps of the base release."""
+    with stored(store, _kept_file(shard, shards, "npy")) as path, path.open("wb") as handle:
+        np.save(handle, np.column_stack([kept.places, kept.held_out.astype(np.int64)]), allow_pickle=False)
+    lines = [json.dumps({"at": at, "attributes": dict(values)}) + "\n" for at, values in kept.attributes.items()]
+    store.write(_kept_file(shard, shards, "jsonl"), "".join(lines).encode())
+
+
+def read_kept(store: Store, shard: int, shards: int) -> Kept:
+    """Returns what a shard keeps of the base release; nothing where there was none."""
+    name = _kept_file(shard, shards, "npy")
+    if not store.exists(name):
+        return NO_KEPT
+    with fetched(store, name) as path:
+        rows = np.load(path, allow_pickle=False)
+    lines = map(json.loads, store.read(_kept_file(shard, shards, "jsonl")).splitlines())
+    return Kept(rows[:, :2], rows[:, 2].astype(bool), {line["at"]: line["attributes"] for line in lines})
+
+
+def attributes_differ(item: Item, attributes: Mapping[str, Attribute]) -> bool:
+    """Returns whether an item of the base has others than these, which were listed now."""
+    return dict(item.attributes) != dict(attributes) or [type(v) for _, v in sorted(item.attributes.items())] != [
+        type(v) for _, v in sorted(attributes.items())
+    ]
+
+
+def as_stored(attributes: Sequence[tuple[str, Attribute]], label: str | None) -> dict[str, Attribute]:
+    """Returns listed attributes as an example gives them back: floats of 32 bits, the label among them."""
+    # An example holds no more of a float.
+    found = {name: float(np.float32(value)) if isinstance(value, float) else value for name, value in attributes}
+    return found if label is None else {**found, "label": label}

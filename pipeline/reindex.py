@@ -1,0 +1,91 @@
+"""The reindex pipeline: what has changed among the images, into a new release, with the encoder that is served."""
+
+import dataclasses
+import json
+from typing import Any
+
+from tfx import v1 as tfx
+
+from components.embedder import Embedder
+from components.fingerprint import code_fingerprint
+from components.image_example_gen import ImageExampleGen
+from components.index_builder import IndexBuilder
+from components.index_evaluator import IndexEvaluator
+from components.publisher import Publisher
+from components.release_encoder import ReleaseEncoder
+from pipeline.config import PipelineConfig
+from pipeline.pipeline import index_parameters, ingest_options
+
+
+def create_reindex_pipeline(
+    config: PipelineConfig, *, metadata: Any = None, reindex_lease: int = 0, root: str = ""
+) -> tfx.dsl.Pipeline:
+    """Returns the pipeline that brings the current release up to date with its images.
+
+    It needs no earlier run: what it builds on is read from the serving root. Nothing in it is answered from a cache.
+
+    metadata: the connection of a runner that keeps MLMD itself. reindex_lease: the number of the lease that its caller
+    holds on the serving root; 0 where whatever starts it sees to it that there is one at a time. root: where its
+    artifacts are kept; by default `<config.root>/reindex`.
+    """
+    code = code_fingerprint()
+
+    # The encoder that CURRENT names, and what the release holds already.
+    encoder = ReleaseEncoder(
+        serving_root=config.serving_root, encoder_version=config.reindex.encoder_version, code=code
+    )
+    base = encoder.outputs["base"]
+
+    # The listing beside the release: only what is new or has changed is read.
+    example_gen = ImageExampleGen(
+        **ingest_options(config.ingest),
+        base=base,
+        max_removed_share=config.reindex.max_removed_share,
+        rebuild=config.reindex.rebuild,
+        code=code,
+    )
+
+    # What was read is embedded; of the rest the release has the embeddings.
+    embedder = Embedder(
+        examples=example_gen.outputs["examples"],
+        infra_blessing=encoder.outputs["infra_blessing"],
+        base=base,
+        serving_root=config.serving_root,
+        code=code,
+    )
+    builder = IndexBuilder(
+        embeddings=embedder.outputs["embeddings"],
+        shards=config.index.shards,
+        parameters=index_parameters(config.index),
+        code=code,
+    )
+    index_evaluator = IndexEvaluator(
+        index=builder.outputs["index"],
+        embeddings=embedder.outputs["embeddings"],
+        min_recall=config.index.min_recall,
+        code=code,
+    )
+
+    # Where CURRENT is still the release that all this was built on.
+    publisher = Publisher(
+        infra_blessing=encoder.outputs["infra_blessing"],
+        index=builder.outputs["index"],
+        index_evaluation=index_evaluator.outputs["evaluation"],
+        base=base,
+        report=example_gen.outputs["report"],
+        serving_root=config.serving_root,
+        model_name=config.model_name,
+        lineage=json.dumps(
+            {"pipeline": f"{config.name}-reindex", "config": dataclasses.asdict(config)}, sort_keys=True
+        ),
+        reindex_lease=reindex_lease,
+        code=code,
+    )
+    return tfx.dsl.Pipeline(
+        pipeline_name=f"{config.name}-reindex",
+        pipeline_root=root or f"{config.root}/reindex",
+        components=[encoder, example_gen, embedder, builder, index_evaluator, publisher],
+        enable_cache=False,
+        metadata_connection_config=metadata,
+        beam_pipeline_args=list(config.beam_args),
+    )

@@ -1,0 +1,142 @@
+"""Runs the reindex pipeline on this machine, one at a time for a serving root."""
+
+import json
+import logging
+import os
+import pathlib
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from typing import Any
+
+from pipeline.config import PipelineConfig
+from pipeline.lease_keeper import kept_alive
+from pipeline.local_runner import ComponentWatch, watched, with_absolute_paths
+from pipeline.reindex_summary import ReindexSummary
+from serving.release import layout
+from serving.release.lease import LeaseHeld, LeaseLost, hold_lease
+from serving.storage import open_store
+
+logger = logging.getLogger(__name__)
+
+
+def run_reindex(config: PipelineConfig, *, wait_seconds: float = 0.0) -> ReindexSummary:
+    """Brings the current release up to date with its images; returns how it ended, and raises nothing but bugs.
+
+    wait_seconds: how long to wait for another reindex of the same serving root.
+    """
+    config = with_absolute_paths(config)
+    holder = f"reindex, process {os.getpid()} on {socket.gethostname()}"
+    seconds = config.reindex.lease_seconds
+    began = time.monotonic()
+    try:
+        with (
+            hold_lease(
+                open_store(config.serving_root),
+                holder,
+                seconds=seconds,
+                wait_seconds=wait_seconds,
+                folder=layout.REINDEX,
+            ) as lease,
+            kept_alive(lease, seconds),
+        ):
+            return _run(config, lease.number, began)
+    except LeaseHeld as error:
+        return ReindexSummary("lease-held", error=str(error), seconds=time.monotonic() - began)
+
+
+def _run(config: PipelineConfig, lease: int, began: float) -> ReindexSummary:
+    # Here and not above: importing TFX takes ten seconds, and a lease that is held should be told at once.
+    from tfx import v1 as tfx
+
+    from pipeline.reindex import create_reindex_pipeline
+
+    folder = _run_folder(config, lease)
+    metadata = tfx.orchestration.metadata.sqlite_metadata_connection_config(str(folder / "metadata.sqlite"))
+    pipeline = create_reindex_pipeline(config, metadata=metadata, reindex_lease=lease, root=str(folder / "artifacts"))
+    with watched() as watch:
+        try:
+            tfx.orchestration.LocalDagRunner().run(pipeline)
+            error = None
+        except Exception as raised:
+            # The trace is for those who ask; the message must be enough for the rest.
+            logger.debug("the reindex failed", exc_info=True)
+            error = raised
+    return _summary(folder / "artifacts", watch, error, time.monotonic() - began)
+
+
+def status_of(error: Exception) -> str:
+    """Returns the status of a reindex that ended with this error."""
+    from components.embedder import EmbeddingFailed
+    from components.index_evaluator import RecallTooLow
+    from components.ingest.listing import ListingError
+    from components.ingest.report import IngestError
+    from components.release_encoder import NoRelease
+    from serving.release.publish import StaleBase
+    from serving.release.updates import UpdatesLost
+
+    if isinstance(error, (IngestError, ListingError, EmbeddingFailed, RecallTooLow)):
+        return "refused"
+    if isinstance(error, (StaleBase, LeaseLost, UpdatesLost)):
+        return "stale"
+    if isinstance(error, NoRelease):
+        return "no-release"
+    return "lease-held" if isinstance(error, LeaseHeld) else "failed"
+
+
+def _run_folder(config: PipelineConfig, lease: int) -> pathlib.Path:
+    """Makes the folder of a run, and deletes those of earlier ones: nothing in them is needed again.
+
+    Each run has its own, so that one that was taken for dead and goes on is in nobody's way.
+    """
+    folders = pathlib.Path(config.root) / "reindex"
+    folders.mkdir(parents=True, exist_ok=True)
+    before = sorted(folder for folder in folders.iterdir() if folder.is_dir())
+    for folder in before[: len(before) + 1 - config.reindex.keep_runs]:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder = folders / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-{lease}"
+    folder.mkdir()
+    return folder
+
+
+def _summary(artifacts: pathlib.Path, watch: ComponentWatch, error: Exception | None, seconds: float) -> ReindexSummary:
+    """Returns what the artifacts of a run say of it."""
+    ingested = _read(artifacts / "ImageExampleGen/report", "report.json")
+    embedded = _read(artifacts / "Embedder/embeddings", "report.json")
+    base = _read(artifacts / "ReleaseEncoder/base", layout.MANIFEST)
+    published = _read(artifacts / "Publisher/release", layout.MANIFEST)
+    counts: dict[str, int] = {}
+    if ingested:
+        compared = ingested["reindex"]
+        counts = {name: value for name, value in compared.items() if type(value) is int}
+        del counts["base_items"]
+        counts["skipped"] = ingested["skipped"]["total"]
+        counts.update(encoded=0, cached=0, items=ingested["items"])
+    if embedded:
+        counts.update(encoded=embedded["encoded"], cached=embedded["cached"], items=sum(embedded["counts"]))
+    status = "failed"
+    if error is not None:
+        status = status_of(error)
+    elif published and base:
+        status = "unchanged" if published["release_id"] == base["release_id"] else "published"
+    return ReindexSummary(
+        status=status,
+        release_id=published["release_id"] if published else None,
+        base=base["release_id"] if base else None,
+        encoder_version=published["encoder"]["version"] if published else None,
+        counts=counts,
+        components=dict(watch.seconds),
+        seconds=seconds,
+        error="" if error is None else f"{type(error).__name__}: {error}",
+    )
+
+
+def _read(folder: pathlib.Path, name: str) -> dict[str, Any] | None:
+    """Returns the JSON object in an artifact, the only one in its folder; None where the step didn't come to it."""
+    files: Iterator[pathlib.Path] = folder.glob(f"*/{name}")
+    for file in files:
+        value: dict[str, Any] = json.loads(file.read_bytes())
+        return value
+    return None
