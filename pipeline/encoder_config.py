@@ -20,7 +20,7 @@ RECONSTRUCTING = (
     "ours",
     "pca",
 )
-NOT_RECONSTRUCTING = ("pixels", "itq", "cnn")
+NOT_RECONSTRUCTING = ("pixels", "itq", "descriptors", "cnn")
 FAMILIES = RECONSTRUCTING + NOT_RECONSTRUCTING
 # Their embedding is a code of bits, -1 and +1 before it is normalised.
 BINARY = ("binary", "itq")
@@ -129,6 +129,7 @@ class OursOptions:
 
     temperature: of `nt_xent`. projection: width of the layers between the embedding and that term, 0 for none.
     neighbors: embeddings remembered, in which a view's nearest stands in for it (NNCLR); 0 takes the view itself.
+    neighbors_after: steps after which they do.
     """
 
     agreement: str = "nt_xent"
@@ -137,6 +138,7 @@ class OursOptions:
     temperature: float = 0.2
     projection: int = 0
     neighbors: int = 0
+    neighbors_after: int = 1000
 
     def __post_init__(self) -> None:
         require_one_of("encoder.ours.agreement", self.agreement, AGREEMENTS)
@@ -145,6 +147,7 @@ class OursOptions:
         require_within("encoder.ours.temperature", self.temperature, 0.01, 10.0)
         require_within("encoder.ours.projection", self.projection, 0, 8192)
         require_within("encoder.ours.neighbors", self.neighbors, 0, 10**6)
+        require_within("encoder.ours.neighbors_after", self.neighbors_after, 0, 10**9)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The families of encoders. A family is a model builder and a loss; everything else is shared."""
 
-from pipeline.families import binary, fitted, ours, reconstruction, regularised, supervised
+from pipeline.families import binary, descriptors, fitted, ours, reconstruction, regularised, supervised
 from pipeline.families.family import Collected, Family, Network, Trainee
 
 __all__ = ["BY_NAME", "Collected", "Family", "Network", "Trainee"]
@@ -19,5 +19,6 @@ BY_NAME = {
     "pixels": Family(fitted.pixels),
     "pca": Family(fitted.pca, fitted.fit_pca),
     "itq": Family(fitted.itq, fitted.fit_itq),
+    "descriptors": Family(descriptors.descriptors),
     "cnn": Family(supervised.cnn),
 }

@@ -16,15 +16,16 @@ AGREEMENT = "agreement"
 
 
 def ours(config: EncoderConfig, collected: Collected) -> Network:
-    """Returns an autoencoder trained on two augmented views: each is drawn again, and both are to agree.
+    """Returns an autoencoder that sees two augmented views of an image, which are to agree, and to draw the image.
 
-    Reconstruction alone keeps what fills the picture; agreement alone keeps only what all views share. The decoder
-    draws the view that its embedding is of, so that the embedding may still hold where and how something lies.
+    Reconstruction alone keeps what fills the picture; agreement alone keeps only what all views share.
     """
     options = config.ours
     encoder, decoder = encoder_body(config, collected), decoder_body(config)
     projection = _projection(config.dimension, options.projection)
-    memory = Memory(options.neighbors, projection.output_shape[-1]) if options.neighbors else None
+    memory = None
+    if options.neighbors:
+        memory = Memory(options.neighbors, projection.output_shape[-1], options.neighbors_after)
 
     def agreement(first: tf.Tensor, second: tf.Tensor, *, training: bool) -> tf.Tensor:
         if options.agreement == "barlow_twins":
@@ -33,19 +34,22 @@ def ours(config: EncoderConfig, collected: Collected) -> Network:
             return vicreg(first, second)
         if memory is None:
             return nt_xent(first, second, options.temperature)
-        near = memory(first)
-        both = info_nce(near, second, options.temperature) + info_nce(memory(second), first, options.temperature)
+        forth = info_nce(memory(first), second, options.temperature)
+        back = info_nce(memory(second), first, options.temperature)
         if training:
             memory.remember(first)
-        return both / 2.0
+        return (forth + back) / 2.0
 
     def loss(pixels: tf.Tensor, target: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
-        first, second = augment(pixels, config.augment), augment(pixels, config.augment)
-        views = tf.concat([first, second], 0)
-        embedding = encoder(views, training=training)
-        drawn = error(config, views, decoder(embedding, training=training))
-        held = agreement(*tf.split(projection(embedding, training=training), 2), training=training)
-        return {RECONSTRUCTION: options.reconstruction * drawn, AGREEMENT: options.weight * held}
+        views = tf.concat([augment(pixels, config.augment), augment(pixels, config.augment)], 0)
+        first, second = tf.split(encoder(views, training=training), 2)
+        # One of the two is enough to draw from: the decoder costs more than the encoder.
+        drawn = error(config, pixels, decoder(first, training=training))
+        held = tf.split(projection(tf.concat([first, second], 0), training=training), 2)
+        return {
+            RECONSTRUCTION: options.reconstruction * drawn,
+            AGREEMENT: options.weight * agreement(*held, training=training),
+        }
 
     others = (projection, keras.Sequential([memory], name="memories")) if memory is not None else (projection,)
     return Network(encoder, decoder, loss, (RECONSTRUCTION, AGREEMENT), others=others)
@@ -54,21 +58,28 @@ def ours(config: EncoderConfig, collected: Collected) -> Network:
 class Memory(keras.layers.Layer):
     """The last embeddings seen, float32 `[size, D]` of unit length, and which of them is nearest to a view."""
 
-    def __init__(self, size: int, dimension: int) -> None:
+    def __init__(self, size: int, dimension: int, after: int) -> None:
         super().__init__(name="memory")
         start = keras.initializers.RandomNormal()
         self.kept = self.add_weight(shape=(size, dimension), initializer=start, trainable=False, name="kept")
+        self.steps = self.add_weight(shape=(), initializer="zeros", trainable=False, name="steps")
+        self._after = after
         self.built = True
 
     def call(self, views: Any) -> Any:
-        """Returns what is kept nearest to each view, by cosine: float32 `[B, D]`, without a gradient."""
+        """Returns what stands in for each view, float32 `[B, D]`: for the first steps the view itself.
+
+        Then what is kept nearest to it, by cosine, without a gradient.
+        """
         similarity = tf.matmul(tf.math.l2_normalize(views, axis=1), self.kept, transpose_b=True)
-        return tf.stop_gradient(tf.gather(self.kept, tf.argmax(similarity, axis=1)))
+        near = tf.stop_gradient(tf.gather(self.kept, tf.argmax(similarity, axis=1)))
+        return tf.where(self.steps < float(self._after), views, near)
 
     def remember(self, views: Any) -> None:
         """Keeps these, and forgets as many of the oldest."""
         new = tf.stop_gradient(tf.math.l2_normalize(views, axis=1))
         self.kept.assign(tf.concat([new, self.kept], 0)[: self.kept.shape[0]])
+        self.steps.assign_add(1.0)
 
 
 def _projection(dimension: int, width: int) -> keras.Model:

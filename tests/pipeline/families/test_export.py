@@ -27,7 +27,7 @@ def record(image):
 
 
 def is_fast(family):
-    return family in ("pca", "ours", "binary")
+    return family in ("pca", "ours")
 
 
 @pytest.mark.parametrize(
