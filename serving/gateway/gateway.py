@@ -46,6 +46,7 @@ from serving.storage import LocalStore, open_store
 from serving.telemetry.guard_metrics import GuardMetrics
 from serving.telemetry.query_metrics import MeteredRetrieval
 from serving.telemetry.telemetry import Telemetry
+from serving.telemetry.update_metrics import UpdateMetrics
 from serving.telemetry.worker_metrics import MeteredWorkers
 
 if TYPE_CHECKING:
@@ -88,7 +89,9 @@ class Gateway:
             pause=encoding.breaker_seconds,
         )
         # These two ask for versions that nobody is served from yet, so they ask the encoder itself.
-        self._following = Following(store, self._held, self._encoder, conversion.render)
+        self._following = Following(
+            store, self._held, self._encoder, conversion.render, advise_items=config.updates.advise_items
+        )
         self._watcher = Watcher(store, self._held, self._encoder, self._prepare, self._following, cache=cache)
         self._health = Health()
         self._tasks: list[asyncio.Task[None]] = []
@@ -118,6 +121,8 @@ class Gateway:
         )
         self._telemetry.watch(self._held, self._watcher, self._workers)
         self._telemetry.add(GuardMetrics(self.admission, self._decoder.processes, batching, self._guarded, self._held))
+        update_metrics = UpdateMetrics()
+        self._telemetry.add(update_metrics)
         # A thread and a process of their own: what queries need is theirs.
         self._update_workers = Workers(1, config.updates.updates_in_flight)
         self._update_decoder = Decoder(self._update_workers, limits, config.decoding)
@@ -128,9 +133,10 @@ class Gateway:
             self._following,
             JournalWriter(store) if config.takes_updates else None,
             in_flight=config.updates.updates_in_flight,
-            advise_items=config.updates.advise_items,
             max_items=config.updates.max_items,
+            appended=update_metrics.appended,
         )
+        update_metrics.watch(updates, self._following)
         servicer = RetrievalServicer(retrieval, catalog, updates, config.request_seconds)
         retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)

@@ -42,8 +42,13 @@ class Following:
     seen: the moment, on the monotonic clock, when the journal was last read; None before the first time.
     """
 
-    def __init__(self, store: Store, held: Held, encoder: Encoder, render: Callable[[Item], Any]) -> None:
-        """encoder: for what the journal holds no embedding of by the release's encoder. render: see OverlayBuilder."""
+    def __init__(
+        self, store: Store, held: Held, encoder: Encoder, render: Callable[[Item], Any], *, advise_items: int
+    ) -> None:
+        """encoder: for what the journal holds no embedding of by the release's encoder. render: see OverlayBuilder.
+
+        advise_items: upserted and hidden items from which on a reindex is advised.
+        """
         self._store = store
         self._held = held
         self._encoder = encoder
@@ -57,6 +62,8 @@ class Following:
         self._adding = asyncio.Lock()
         self._embedding = asyncio.Lock()
         self._pool = concurrent.futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="journal")
+        self._advise_items = advise_items
+        self._advised = False
         self._said = ""
         self.seen: float | None = None
 
@@ -65,6 +72,12 @@ class Following:
         """What makes the overlay of the current release."""
         release = self._held.current
         return next((builder for builder in self._builders if builder.searcher.release is release), None)
+
+    @property
+    def advised(self) -> bool:
+        """Whether so much was changed beside the served release that it is time for a reindex."""
+        builder = self.current
+        return builder is not None and builder.count + builder.hidden >= self._advise_items
 
     @property
     def damaged(self) -> int:
@@ -106,6 +119,7 @@ class Following:
             self._waiting.clear()
             self._builders = [loaded.builder, *(b for b in self._builders if b is not loaded.builder)]
             self.seen = time.monotonic()
+        self._advise()
 
     async def run_forever(self, poll_seconds: float) -> None:
         """Polls until cancelled."""
@@ -149,6 +163,7 @@ class Following:
         if entries:
             async with self._adding:
                 await self._spread(entries)
+            self._advise()
 
     async def _spread(self, entries: Sequence[Entry]) -> None:
         holdings = self._held.take_all()
@@ -206,6 +221,14 @@ class Following:
                     _log.error("encoder %s/%d rejects upserted item %r: %s", *_name(encoder), name, reason)
                 found = {i: row for i, row in enumerate(error.embeddings) if i not in error.reasons and len(row)}
             await self.run(builder.embed, batch, found)
+
+    def _advise(self) -> None:
+        advised, before = self.advised, self._advised
+        self._advised = advised
+        builder = self.current
+        if advised and not before and builder is not None:
+            count = builder.count, builder.hidden
+            _log.warning("%d upserted items beside the release and %d hidden in it: it is time to reindex", *count)
 
     def _say(self, text: str, unexpected: Exception | None = None) -> None:
         # Once per state, not once per poll.

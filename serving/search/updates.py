@@ -41,13 +41,12 @@ class Updates:
         writer: JournalWriter | None,
         *,
         in_flight: int,
-        advise_items: int,
         max_items: int,
         appended: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         """embedder, workers: not those that queries wait for. writer: None takes no changes. in_flight: calls at once.
 
-        advise_items: changed items from which on a reindex is advised. max_items: upserted ones that are taken.
+        max_items: upserted items that are taken between reindexes.
         appended: told how many seconds each write to the journal took.
         """
         self._held = held
@@ -57,18 +56,11 @@ class Updates:
         self._writer = writer
         self._in_flight = in_flight
         self._at_work = 0
-        self._advise_items = advise_items
         self._max_items = max_items
         self._commits = GroupCommit(self._append)
         self.upserts = 0
         self.deletes = 0
         self._appended = appended
-
-    @property
-    def advised(self) -> bool:
-        """Whether so much was changed beside the served release that it is time for a reindex."""
-        builder = self._following.current
-        return builder is not None and builder.count + builder.hidden >= self._advise_items
 
     async def upsert(self, item: ItemUpsert, deadline: Deadline) -> Changed:
         """Adds an item, or replaces the one with its id."""
@@ -149,7 +141,7 @@ class Updates:
         for i, entry in zip(good, entries, strict=True):
             change = entry.change
             sha256 = change.sha256 if isinstance(change, Upsert) else ""
-            outcomes[i] = Changed(entry.stamp, change.item_id in known, release_id, self.advised, sha256)
+            outcomes[i] = Changed(entry.stamp, change.item_id in known, release_id, self._following.advised, sha256)
         return outcomes
 
     async def _append(self, changes: Sequence[Change]) -> list[Entry]:
