@@ -6,7 +6,8 @@
 Everything is a process of its own, as in production; a load generator of its own drives gateway and limit in turn
 (A B A B ..., medians of 5), and its processor time is told, for it shares the two cores.
   vector queries   against an echo: grpc.aio with the gateway's options and as many processes, which parses the same
-                   SearchRequest and builds an answer of the same size
+                   SearchRequest and builds an answer of the same size; the index is set as in benchmarks/peers.py: the
+                   fewest leaves to search with a recall@10 of 0.955
   image batches    64 queries in a BatchSearch, against the SavedModel called in this process on the same images
   image queries    one in a call, 64 in flight, against 1 / (1 / two-hop echo + 1 / SavedModel in batches); the two-hop
                    echo asks another one before it answers
@@ -31,7 +32,7 @@ from benchmarks._encoders import DIGIT, PHOTO, SavedEncoder, write_encoder
 from benchmarks._load import LoadGenerator, median
 from benchmarks._photos import make_photos
 from benchmarks._processes import Measured, Service, python_of, say, service, started
-from benchmarks._releases import DIMENSION, make_embeddings, make_items, publish_release, write_body
+from benchmarks._releases import DIMENSION, choose_index, make_embeddings, make_items, publish_release, write_body
 from benchmarks._results import Goal, arguments, digits, report
 from lookalike.retrieval.v1 import retrieval_pb2
 
@@ -233,8 +234,9 @@ def measure(folder: pathlib.Path, flags: argparse.Namespace) -> tuple[list[dict[
         kinds["photos"] = (PHOTO, make_photos(8 * BATCH))
     embeddings, queries = make_embeddings(count, 1000)
     items = make_items(count)
-    say(f"building an index of {count} items")
-    body = write_body(folder / "body", items, embeddings)
+    parameters, recall = choose_index(embeddings, queries)
+    say(f"building an index of {count} items: {parameters.leaves_to_search} of {parameters.leaves} leaves")
+    body = write_body(folder / "body", items, embeddings, parameters)
     gateway_flags = [] if processes == 1 else ["--processes", str(processes)]
     rows: list[dict[str, Any]] = []
     goals: list[Goal] = []
@@ -254,7 +256,8 @@ def measure(folder: pathlib.Path, flags: argparse.Namespace) -> tuple[list[dict[
                 comparison.images(encoder, images, what)
             rows += comparison.rows
             goals += comparison.goals
-    return rows, goals, {"items": count, "method": method, "answer_bytes": answer.ByteSize(), "processes": processes}
+    facts = {"items": count, "method": method, "answer_bytes": answer.ByteSize(), "processes": processes}
+    return rows, goals, {**facts, "index": parameters.to_dict(), "recall@10": recall}
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ from benchmarks._processes import REPOSITORY, Measured, process_mib, python_of, 
 from benchmarks._queries import QUERIES, VECTORS, K
 from benchmarks._releases import (
     DIMENSION,
+    choose_index,
     exact_neighbors,
     make_embeddings,
     make_items,
@@ -37,11 +38,9 @@ from benchmarks._releases import (
     write_body,
 )
 from benchmarks._results import Goal, arguments, digits, report
-from serving.index import IndexParameters, build_index, choose_parameters
 
 RUNS = 5
 _TRIED = 500
-_MARGIN = 0.005
 _CALLERS = ((1, 1), (2, 4))
 _THREADS = ((1, 1), (1, 2))
 
@@ -224,25 +223,11 @@ def prepare(folder: pathlib.Path, scale: Scale, flags: argparse.Namespace) -> No
     files = sorted((flags.images or digits(folder / "digits")).rglob("*.png"))
     write_encoder(folder / "encoder", [files[i].read_bytes() for i in range(3)], dimension=DIMENSION)
     items = make_items(scale.count)
-    parameters = choose_index(vectors, queries[:_TRIED], folder)
+    # Our own setting is chosen as the peers' are.
+    parameters, found = choose_index(vectors, queries[:_TRIED])
+    say(f"ours: {parameters.leaves_to_search} of {parameters.leaves} leaves, recall {found:.4f}")
     body = write_body(folder / "body", items, vectors, parameters)
     publish_release(folder / "root", folder / "encoder", body, items, vectors)
-
-
-def choose_index(vectors: np.ndarray, queries: np.ndarray, folder: pathlib.Path) -> IndexParameters:
-    """Returns our own setting, chosen as the peers' are: the fewest leaves to search with enough recall."""
-    truth = np.load(folder / TRUTH)[: len(queries)]
-    parameters = choose_parameters(*vectors.shape)
-    if parameters.kind != "tree":
-        return parameters
-    tried = parameters
-    for share in (32, 16, 8, 4, 2):
-        tried = dataclasses.replace(parameters, leaves_to_search=max(1, parameters.leaves // share))
-        found = recall(build_index(vectors, tried).search(queries, K)[0].tolist(), truth)
-        say(f"ours: {tried.leaves_to_search} of {tried.leaves} leaves, recall {found:.4f}")
-        if found >= RECALL + _MARGIN:
-            break
-    return tried
 
 
 def compare(rows: list[dict[str, Any]]) -> list[Goal]:
