@@ -73,6 +73,8 @@ def SchemaGate(
             found += describe(tfdv.validate_statistics(stats, before), f"{split} split against the previous run")
     if found:
         raise AnomalyError(f"{len(found)} anomalies in the examples.\n  " + "\n  ".join(found) + f"\n{_REMEDY}")
+    # A local runner makes the folders of outputs, Kubeflow doesn't.
+    fileio.makedirs(accepted.uri)
     tfdv.write_schema_text(current, f"{accepted.uri}/schema.pbtxt")
     fileio.makedirs(previous.rpartition("/")[0])
     tfdv.write_schema_text(current, previous)

@@ -17,6 +17,7 @@ from components.index_evaluator import IndexEvaluator
 from components.publisher import Publisher
 from components.schema_gate import SchemaGate
 from components.serving_validator import ServingValidator
+from components.trainer import Trainer
 from pipeline.config import EvaluationConfig, IndexConfig, IngestConfig, PipelineConfig
 from pipeline.encoder_config import RECONSTRUCTING
 from serving.images import ImageLimits
@@ -69,7 +70,8 @@ def create_training_pipeline(config: PipelineConfig, *, metadata: Any = None, ru
     )
 
     # The autoencoder, and its encoder as a SavedModel.
-    trainer = tfx.components.Trainer(
+    trainer = Trainer(
+        epochs=config.training.epochs,
         run_fn="pipeline.trainer.run_fn",
         examples=examples,
         transform_graph=transform.outputs["transform_graph"],
