@@ -29,6 +29,11 @@ _OPTIONS = (
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),
 )
+# Where the target is several servers: each in turn, but none that is about to end.
+_SPREAD = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "healthCheckConfig": {"serviceName": "lookalike.retrieval.v1.RetrievalService"},
+}
 _LENGTH = struct.Struct("<I")
 # Of an answer: index of the request, length of the response.
 _ANSWER = struct.Struct("<II")
@@ -139,7 +144,9 @@ class Generator:
         """Returns the figures of a job."""
         key = job.target, job.connections
         if key not in self._channels:
-            self._channels[key] = [grpc.aio.insecure_channel(job.target, _OPTIONS) for _ in range(job.connections)]
+            spread = (("grpc.service_config", json.dumps(_SPREAD)),) if "," in job.target else ()
+            options = (*_OPTIONS, *spread)
+            self._channels[key] = [grpc.aio.insecure_channel(job.target, options) for _ in range(job.connections)]
         methods = [channel.unary_unary(job.method) for channel in self._channels[key]]
         answers = open(job.answers, "ab") if job.answers else None  # noqa: SIM115 (closed below)
         run = Run(job, methods, answers)
