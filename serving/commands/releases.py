@@ -5,6 +5,8 @@
   lookalike releases verify   --serving-root ROOT [RELEASE] [--encoder HOST:PORT]
   lookalike releases rollback --serving-root ROOT [RELEASE]
   lookalike releases prune    --serving-root ROOT --keep 3
+  lookalike releases purge    --serving-root ROOT
+  lookalike releases purges   --serving-root ROOT
 
 A release is an encoder and the index that was built with it. CURRENT in the serving root names the one that gateways
 serve; they follow it without a restart. Exit codes: 0 done; 1 the release is refused, or there is none; 2 it can't be
@@ -14,15 +16,15 @@ told or done now (wrong flags, the serving root or the encoder away, another pub
 import argparse
 import contextlib
 import dataclasses
-import datetime
 import json
-import os
 import pathlib
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
+
+from serving.commands import erasing
+from serving.commands.problems import Problem, holder, print_json, utc
 
 if TYPE_CHECKING:
     from serving.release.manifest import Manifest
@@ -30,18 +32,8 @@ if TYPE_CHECKING:
     from serving.release.retention import Listed
     from serving.storage import Store
 
-HELP = "list, show, verify, roll back and prune releases"
-# Long enough for every gateway to have taken up a new release, and for a publisher that died to be started again.
-_GRACE_SECONDS = 3600.0
+HELP = "list, show, verify, roll back, prune and purge releases"
 _PROBE_SECONDS = 30.0
-
-
-class _Problem(Exception):
-    """Ends the command. code: its exit code."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,13 +68,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "\n\nIt is verified before. The next reindex builds on it. To undo, roll back to the release that is named\n"
         "in the answer.",
     )
-    prune = add(
-        "prune",
-        _prune,
-        "delete old releases, and encoders that no release needs",
-        "\n\nNever the served release, nor an encoder that a kept release names, nor anything younger than the\n"
-        "grace period.",
-    )
     for action, default in (
         (show, "the served one"),
         (verify, "the served one"),
@@ -92,13 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for action in (verify, rollback):
         action.add_argument("--cache", type=pathlib.Path, help="where copies from an object store are kept [nowhere]")
     verify.add_argument("--encoder", metavar="HOST:PORT", help="TF Serving's gRPC, to ask it for the probe as well")
-    prune.add_argument("--keep", type=int, default=3, help="how many of the newest releases stay [3]")
-    prune.add_argument(
-        "--grace-seconds", type=float, default=_GRACE_SECONDS, help=f"what is younger stays [{_GRACE_SECONDS:.0f}]"
-    )
-    prune.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
-    for action in (rollback, prune):
-        action.add_argument("--wait-seconds", type=float, default=0.0, help="wait so long for another publisher [0]")
+    rollback.add_argument("--wait-seconds", type=float, default=0.0, help="wait so long for another publisher [0]")
+    erasing.add_actions(add)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -110,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     try:
         return int(arguments.act(arguments, open_store(arguments.serving_root)))
-    except _Problem as problem:
+    except Problem as problem:
         message, code = str(problem), problem.code
     except ReleaseRefused as error:
         message, code = f"refused: {error}", 1
@@ -125,7 +105,7 @@ def _list(arguments: argparse.Namespace, store: "Store") -> int:
 
     listed = list_releases(store)
     if arguments.json:
-        _print_json([_summary(release) for release in listed])
+        print_json([_summary(release) for release in listed])
         return 0
     if not listed:
         print(f"{store.uri} holds no release yet.")
@@ -138,7 +118,7 @@ def _list(arguments: argparse.Namespace, store: "Store") -> int:
             continue
         encoder = f"{manifest.encoder.model}/{manifest.encoder.version}"
         count = str(manifest.index.count)
-        created = _time(manifest.created)
+        created = utc(manifest.created)
         rows.append((mark, release.release_id, created, count, manifest.index.kind, encoder, manifest.parent or "-"))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
@@ -157,7 +137,7 @@ def _show(arguments: argparse.Namespace, store: "Store") -> int:
     size = sum(entry.size for entry in manifest.files)
     parameters = ", ".join(f"{name} {value}" for name, value in index.parameters.items() if name != "kind")
     print(f"release     {manifest.release_id}")
-    print(f"created     {_time(manifest.created)}")
+    print(f"created     {utc(manifest.created)}")
     print(f"parent      {manifest.parent or '-'}")
     print(f"encoder     {encoder.model} version {encoder.version}, {encoder.dimension} dimensions")
     print(f"            sha256 {encoder.digest}")
@@ -183,7 +163,7 @@ def _verify(arguments: argparse.Namespace, store: "Store") -> int:
         files = release.manifest.files
     size = sum(entry.size for entry in files)
     if arguments.json:
-        _print_json(
+        print_json(
             {
                 "release_id": release_id,
                 "files": len(files),
@@ -209,43 +189,18 @@ def _rollback(arguments: argparse.Namespace, store: "Store") -> int:
         current = _chosen(arguments, store)
         release_id = read_manifest(store, current).parent
         if release_id is None:
-            raise _Problem(f"{current} is the first release: there is none to go back to.", 1)
+            raise Problem(f"{current} is the first release: there is none to go back to.", 1)
     _check_exists(store, release_id)
     with _cache(arguments, store) as cache:
         before = rollback(
-            store, release_id, holder=_holder("rollback"), cache=cache, wait_seconds=arguments.wait_seconds
+            store, release_id, holder=holder("releases rollback"), cache=cache, wait_seconds=arguments.wait_seconds
         )
     if arguments.json:
-        _print_json({"release_id": release_id, "before": before})
+        print_json({"release_id": release_id, "before": before})
     elif before == release_id:
         print(f"{release_id} is the served release already.")
     else:
         print(f"{release_id} is the served release now; before it was {before}.")
-    return 0
-
-
-def _prune(arguments: argparse.Namespace, store: "Store") -> int:
-    from serving.release import layout
-    from serving.release.retention import prune
-
-    if not store.folders(layout.RELEASES):
-        raise _Problem(f"{store.uri} holds no release yet.", 1)
-    pruned = prune(
-        store,
-        keep=arguments.keep,
-        grace_seconds=arguments.grace_seconds,
-        holder=_holder("prune"),
-        wait_seconds=arguments.wait_seconds,
-        dry_run=arguments.dry_run,
-    )
-    if arguments.json:
-        _print_json({**dataclasses.asdict(pruned), "dry_run": arguments.dry_run})
-        return 0
-    verb = "would delete" if arguments.dry_run else "deleted"
-    for name in (*(f"{layout.RELEASES}/{name}" for name in pruned.releases), *pruned.encoders):
-        print(f"{verb} {name}")
-    if not pruned.releases and not pruned.encoders:
-        print("nothing to delete")
     return 0
 
 
@@ -255,7 +210,7 @@ def _chosen(arguments: argparse.Namespace, store: "Store") -> str:
 
     release_id: str | None = arguments.release or read_current(store)
     if release_id is None:
-        raise _Problem(f"{store.uri} serves no release yet.", 1)
+        raise Problem(f"{store.uri} serves no release yet.", 1)
     _check_exists(store, release_id)
     return release_id
 
@@ -264,7 +219,7 @@ def _check_exists(store: "Store", release_id: str) -> None:
     from serving.release import layout
 
     if not store.exists(f"{layout.release_folder(release_id)}/{layout.MANIFEST}"):
-        raise _Problem(f"{store.uri} holds no release {release_id}; `lookalike releases list` shows those it holds.", 1)
+        raise Problem(f"{store.uri} holds no release {release_id}; `lookalike releases list` shows those it holds.", 1)
 
 
 @contextlib.contextmanager
@@ -313,15 +268,3 @@ def _summary(release: "Listed") -> dict[str, Any]:
             encoder=dataclasses.asdict(manifest.encoder),
         )
     return value
-
-
-def _holder(action: str) -> str:
-    return f"lookalike releases {action}, process {os.getpid()} on {socket.gethostname()}"
-
-
-def _time(seconds: float) -> str:
-    return f"{datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc):%Y-%m-%d %H:%M:%SZ}"
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, sort_keys=True))

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.release.layout import cache_folder
-from serving.storage import Store
+from serving.storage import Stat, Store
 
 _logger = logging.getLogger(__name__)
 
@@ -45,6 +45,13 @@ def list_pairs(store: Store, encoder_digest: str) -> list[Pair]:
         if match:
             found.append(Pair(stat.path.removesuffix(_KEYS), match[1], stat.modified))
     return found
+
+
+def list_orphans(store: Store, encoder_digest: str) -> list[Stat]:
+    """Returns vectors without their keys: of a writer that goes on in a moment, or that died."""
+    stats = list(store.files(cache_folder(encoder_digest)))
+    whole = {stat.path.removesuffix(_KEYS) + _VECTORS for stat in stats if stat.path.endswith(_KEYS)}
+    return [stat for stat in stats if stat.path.endswith(_VECTORS) and stat.path not in whole]
 
 
 def read_pair(store: Store, stem: str) -> tuple[Keys, Vectors] | None:

@@ -82,9 +82,14 @@ def parse_segment(path: str) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match else None
 
 
+def is_sha256(name: str) -> bool:
+    """Returns whether `name` is a sha256 in hex."""
+    return _SHA256.fullmatch(name) is not None
+
+
 def content_file(sha256: str) -> str:
     """Returns the file of canonical bytes that a release's updates name."""
-    if not _SHA256.fullmatch(sha256):
+    if not is_sha256(sha256):
         raise ValueError(f"sha256 must match {_SHA256.pattern}, got {sha256!r}.")
     return f"{CONTENTS}/{sha256[:2]}/{sha256}"
 

@@ -7,15 +7,23 @@ import time
 from collections.abc import Callable
 
 from serving.release import layout
+from serving.release.cache_retention import compact_cache, unused_caches
 from serving.release.current import read_current, write_current
 from serving.release.debris import clean_debris
+from serving.release.journal_retention import empty_writers, passed_segments, unused_contents
 from serving.release.lease import Lease, hold_lease
+from serving.release.live_contents import live_contents
 from serving.release.manifest import Manifest
 from serving.release.reader import open_release, read_manifest
 from serving.release.verify import ReleaseRefused
 from serving.storage import Store
 
 _logger = logging.getLogger(__name__)
+
+# Longer than any run takes: from when it folds the journal and embeds to when it publishes.
+RUN_GRACE_SECONDS = 24 * 3600.0
+# Renewing a lease lists its folder.
+_RENEW_EVERY = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +38,17 @@ class Listed:
 
 @dataclasses.dataclass(frozen=True)
 class Pruned:
-    """What prune deleted. releases: their ids. encoders: their folders, relative to the serving root."""
+    """What prune deleted. releases: their ids. The others: paths, relative to the serving root.
+
+    caches: of encoders that no release has. embeddings: how many it left out of the caches of those that some have.
+    """
 
     releases: tuple[str, ...]
     encoders: tuple[str, ...]
+    segments: tuple[str, ...] = ()
+    contents: tuple[str, ...] = ()
+    caches: tuple[str, ...] = ()
+    embeddings: int = 0
 
 
 def list_releases(store: Store) -> list[Listed]:
@@ -82,20 +97,26 @@ def prune(
     keep: int,
     grace_seconds: float,
     holder: str,
+    run_grace_seconds: float = RUN_GRACE_SECONDS,
     wait_seconds: float = 0.0,
     dry_run: bool = False,
     clock: Callable[[], float] = time.time,
 ) -> Pruned:
-    """Deletes old releases, and encoders that no release names any more.
+    """Deletes old releases, and all that no release needs any more.
 
     Never the current release, nor an encoder of a release that stays, nor anything younger than the grace period:
     a gateway may still be loading it, or a publisher that died may be followed by one that takes its encoder up.
+    Segments of the journal go when the watermark of every release that stays has passed them: until then a gateway on
+    that release needs them. Contents go when neither its updates nor the journal name them; cached embeddings when no
+    release has an item of that content, or that encoder.
 
     Args:
       store: the serving root.
       keep: how many of the newest releases stay, at least 1.
       grace_seconds: the age below which nothing is deleted.
       holder: who prunes, for people who find the lease taken.
+      run_grace_seconds: the age below which nothing is deleted that runs may need which aren't published yet: segments,
+        contents, cached embeddings.
       wait_seconds: how long to wait for another holder of the lease.
       dry_run: whether only to say what would be deleted.
       clock: seconds since the epoch.
@@ -105,11 +126,12 @@ def prune(
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}.")
-    if grace_seconds < 0:
-        raise ValueError(f"grace_seconds must be at least 0, got {grace_seconds}.")
+    for name, seconds in (("grace_seconds", grace_seconds), ("run_grace_seconds", run_grace_seconds)):
+        if seconds < 0:
+            raise ValueError(f"{name} must be at least 0, got {seconds}.")
     with hold_lease(store, holder, wait_seconds=wait_seconds, clock=clock) as lease:
         if not dry_run:
-            clean_debris(store)
+            clean_debris(store, clock())
         bar = clock() - grace_seconds
         listed = list_releases(store)
         readable = [r for r in listed if r.manifest]
@@ -119,18 +141,62 @@ def prune(
             # Without its manifest it is debris, so dying on the way leaves nothing half there.
             store.delete(f"{layout.release_folder(release.release_id)}/{layout.MANIFEST}")
             store.delete(layout.release_folder(release.release_id))
-        encoders = _unused_encoders(store, [r for r in listed if r not in old], bar)
+        names = tuple(r.release_id for r in old)
+        kept = [r.manifest for r in listed if r not in old and r.manifest]
+        unreadable = [r.release_id for r in listed if r.manifest is None]
+        if unreadable:
+            _logger.warning("only releases are deleted: nobody can tell what %s needs", ", ".join(unreadable))
+            return Pruned(names, ())
+        encoders = _unused_encoders(store, kept, bar)
         for folder in encoders if not dry_run else ():
             _delete_encoder(store, folder, lease)
-    return Pruned(tuple(r.release_id for r in old), tuple(encoders))
+        run_bar = clock() - run_grace_seconds
+        segments, contents = _prune_journal(store, kept, run_bar, lease, dry_run)
+        caches, embeddings = _prune_caches(store, kept, run_bar, lease, dry_run)
+    return Pruned(names, tuple(encoders), segments, contents, caches, embeddings)
 
 
-def _unused_encoders(store: Store, kept: list[Listed], bar: float) -> list[str]:
-    unreadable = [r.release_id for r in kept if r.manifest is None]
-    if unreadable:
-        _logger.warning("no encoder is deleted: nobody can tell which ones %s needs", ", ".join(unreadable))
-        return []
-    used = {layout.encoder_folder(r.manifest.encoder.model, r.manifest.encoder.version) for r in kept if r.manifest}
+def _prune_journal(
+    store: Store, kept: list[Manifest], bar: float, lease: Lease, dry_run: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    segments = passed_segments(store, kept, bar)
+    # In this order: a content is named by its segment until a release names it.
+    if not dry_run:
+        _delete_all(store, segments, lease)
+        for folder in empty_writers(store):
+            store.delete_empty(folder)
+    contents = unused_contents(store, kept, bar, set(segments)) or []
+    if not dry_run:
+        _delete_all(store, contents, lease)
+    return tuple(segments), tuple(contents)
+
+
+def _prune_caches(
+    store: Store, kept: list[Manifest], bar: float, lease: Lease, dry_run: bool
+) -> tuple[tuple[str, ...], int]:
+    digests = {manifest.encoder.digest for manifest in kept}
+    caches = unused_caches(store, digests, bar)
+    if not dry_run:
+        _delete_all(store, caches, lease)
+    embeddings = 0
+    try:
+        with live_contents(store, kept) as live:
+            for digest in sorted(digests):
+                embeddings += compact_cache(store, digest, live, bar, dry_run=dry_run, renew=lease.renew)
+    except ReleaseRefused as error:
+        _logger.warning("no cached embedding is deleted: nobody can tell which are needed: %s", error)
+    return tuple(caches), embeddings
+
+
+def _delete_all(store: Store, paths: list[str], lease: Lease) -> None:
+    for number, path in enumerate(paths):
+        if number % _RENEW_EVERY == 0:
+            lease.renew()
+        store.delete(path)
+
+
+def _unused_encoders(store: Store, kept: list[Manifest], bar: float) -> list[str]:
+    used = {layout.encoder_folder(manifest.encoder.model, manifest.encoder.version) for manifest in kept}
     unused = []
     for model in store.folders(layout.ENCODERS):
         # What isn't a version is not ours.

@@ -148,6 +148,10 @@ def test_prune(run: Run, root: pathlib.Path) -> None:
         "dry_run": False,
         "encoders": ["encoders/encoder/1000", "encoders/encoder/1001"],
         "releases": [],
+        "segments": [],
+        "contents": [],
+        "caches": [],
+        "embeddings": 0,
     }
     assert run("prune")[1] == "nothing to delete\n"
 
