@@ -5,12 +5,16 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from components.evaluation.exported_encoder import TrainingInfo
-from components.evaluation.measurement import Measurement, Reconstruction
+from components.evaluation.measurement import BINARY, Measurement, Reconstruction
 
 PASSED, FAILED, NOT_JUDGED = "passed", "failed", "not judged"
 
 # Families that exist to reconstruct: with enough data each must beat PCA at it.
 RECONSTRUCTING = frozenset({"undercomplete", "deep", "convolutional"})
+# What the others are compared with: they may be served as they are.
+REFERENCES = frozenset({"pixels", "pca", "itq", "descriptors"})
+# Families that learn from labels: of no use to a collection that has none, and judged by them where it has.
+SUPERVISED = frozenset({"cnn"})
 
 _RETRAIN = "Train longer, or with a lower learning rate; look at the loss in TensorBoard."
 _WIDEN = "Train longer or widen the network (encoder.filters), or raise encoder.dimension."
@@ -65,7 +69,8 @@ def judge(
     """Returns every gate. served: what `CURRENT` names, None for nothing; served_problem: why it can't be compared."""
     gates = [_usable(info, measured), _varies(measured, limits), *_collapsed(info, measured, limits)]
     gates += _draws(measured, limits)
-    gates += [_retrieves(measured, limits), _beats_pca(info, measured, limits)]
+    gates += [_retrieves(info, measured, limits), _beats_pca(info, measured, limits)]
+    gates += _by_labels(info, measured, limits)
     gates += _not_worse_than_served(measured, limits, served, served_problem)
     return gates
 
@@ -192,17 +197,38 @@ def _mean_recall(measured: Measurement, name: str) -> float:
     return sum(values) / len(values)
 
 
-def _retrieves(measured: Measurement, limits: GateLimits) -> Gate:
-    name = "finds originals of altered copies no worse than PCA"
+def _retrieves(info: TrainingInfo, measured: Measurement, limits: GateLimits) -> Gate:
+    # Bits can't hold what as many numbers do: a code is measured against the best linear code of its length.
+    space, title = ("itq", "ITQ") if info.family in BINARY else ("pca", "PCA")
+    name = f"finds originals of altered copies no worse than {title}"
+    if info.family in REFERENCES:
+        return Gate(name, NOT_JUDGED, f"Not asked of the family {info.family!r}: it is what others are compared with.")
+    if info.family in SUPERVISED:
+        return Gate(name, NOT_JUDGED, f"Not asked of the family {info.family!r}: it is judged by labels.")
     if reason := _too_alike(measured, limits, limits.some):
         return Gate(name, NOT_JUDGED, reason)
-    mine, pca, pixels = (_mean_recall(measured, space) for space in ("embedding", "pca", "pixels"))
+    mine, other, pixels = (_mean_recall(measured, each) for each in ("embedding", space, "pixels"))
     reason = (
-        f"Recall@1 {mine:.3f}, PCA {pca:.3f} (at least {max(pca - limits.pca, 0.0):.3f}), raw pixels {pixels:.3f}, "
-        f"for {measured.copies} images among {measured.database}."
+        f"Recall@1 {mine:.3f}, {title} {other:.3f} (at least {max(other - limits.pca, 0.0):.3f}), raw pixels "
+        f"{pixels:.3f}, for {measured.copies} images among {measured.database}."
     )
     advice = "What the encoder keeps isn't what tells images apart. " + _WIDEN
-    return _gate(name, mine >= pca - limits.pca, reason, advice)
+    return _gate(name, mine >= other - limits.pca, reason, advice)
+
+
+def _by_labels(info: TrainingInfo, measured: Measurement, limits: GateLimits) -> Iterator[Gate]:
+    if info.family not in SUPERVISED:
+        return
+    name = "agrees with the labels better than PCA"
+    advice = "Choose a family that needs no labels (encoder.family), or name labels (ingest.label_from)."
+    if measured.labelled_queries == 0:
+        yield Gate(name, FAILED, f"The family {info.family!r} is for labelled collections; this one has none.", advice)
+    elif measured.labelled_queries < limits.some:
+        reason = f"Only {measured.labelled_queries} labelled queries; {limits.some} are needed to judge this."
+        yield Gate(name, NOT_JUDGED, reason)
+    else:
+        mine, pca = (measured.labelled[space]["map_at_r"] for space in ("embedding", "pca"))
+        yield _gate(name, mine > pca, f"mAP@R {mine:.3f}, PCA {pca:.3f}.", _RETRAIN)
 
 
 def _beats_pca(info: TrainingInfo, measured: Measurement, limits: GateLimits) -> Gate:

@@ -9,11 +9,14 @@ from components.evaluation import metrics, references
 from components.evaluation.altered_copies import KINDS, altered_copy
 from components.evaluation.exported_encoder import ExportedEncoder
 from components.evaluation.gathered_sample import Gathered
-from components.evaluation.metrics import Rows, Vectors
+from components.evaluation.metrics import LabelScores, Rows, Vectors
 from components.evaluation.sample import SplitSample
 from components.evaluation.spectrum import Spectrum, finite, spectrum
 from components.pixels import Pixels, PixelShape, decode_pixels
 from serving.release.distribution import Distribution
+
+# Families whose embedding is a code of bits: beside them stands ITQ of as many bits.
+BINARY = frozenset({"binary", "itq"})
 
 _COPY_BLOCK = 256
 
@@ -41,9 +44,9 @@ class Reconstruction:
 class Measurement:
     """Everything the gates judge. asked: images reconstructed; more than queries where those are few, see SampleLimits.
 
-    recall: representation -> kind of copy -> recall@1; labelled: -> score -> mean. Representations: embedding, pca,
-    pixels and, where there is one, served. served_mse: the served encoder's error, where it draws at the same size
-    from as many dimensions.
+    recall: representation -> kind of copy -> recall@1; labelled: -> score -> mean; labelled_intervals: -> score -> 95%
+    confidence interval. Representations: embedding, pca, pixels; itq for a family of bits; served, where something is.
+    served_mse: the served encoder's error, where it draws at the same size from as many dimensions.
     """
 
     queries: int
@@ -61,6 +64,7 @@ class Measurement:
     labelled: dict[str, dict[str, float]]
     labelled_queries: int
     served_mse: float | None
+    labelled_intervals: dict[str, dict[str, tuple[float, float]]] = dataclasses.field(default_factory=dict)
 
 
 def measure(
@@ -75,10 +79,13 @@ def measure(
     learned = sample.pixels[sample.queries :] if len(sample.pixels) > sample.queries else sample.pixels
     trial = encoders["embedding"]
     pca = references.fit_pca(learned, trial.info.dimension, seed=seed)
+    turn = references.itq_rotation(pca.embed(learned), seed=seed) if trial.info.family in BINARY else None
     spaces = {name: metrics.normalize(finite(vectors)) for name, vectors in sample.embeddings.items()}
     spaces["pca"] = metrics.normalize(pca.embed(sample.pixels))
     spaces["pixels"] = references.raw_vectors(sample.pixels)
-    labelled, labelled_queries = _labelled(spaces, sample)
+    if turn is not None:
+        spaces["itq"] = references.bits(pca.embed(sample.pixels), turn)
+    scores = _labelled(spaces, sample)
     served = encoders.get("served")
     comparable = "served" in sample.errors and served is not None and _drawing(served) == _drawing(trial)
     return Measurement(
@@ -93,9 +100,10 @@ def measure(
         spectrum=spectrum(sample.embeddings["embedding"]),
         reference_rank=spectrum(spaces["pca"]).effective_rank,
         reconstruction=_reconstruction(sample, learned, pca),
-        recall=_recall(encoders, spaces, sample, pca, seed),
-        labelled=labelled,
-        labelled_queries=labelled_queries,
+        recall=_recall(encoders, spaces, sample, pca, turn, seed),
+        labelled={name: score.means() for name, score in scores.items()},
+        labelled_queries=len(scores["embedding"].queries) if scores else 0,
+        labelled_intervals={name: score.intervals(seed=seed) for name, score in scores.items()},
         served_mse=float(sample.errors["served"].mean(dtype=np.float64)) if comparable else None,
     )
 
@@ -126,6 +134,7 @@ def _recall(
     spaces: dict[str, Vectors],
     sample: Gathered,
     pca: references.PcaReference,
+    turn: Vectors | None,
     seed: int,
 ) -> dict[str, dict[str, float]]:
     """Returns recall@1 of the original for altered copies: representation -> kind -> value."""
@@ -141,6 +150,8 @@ def _recall(
             asked = {name: metrics.normalize(finite(encoder.embed(copies))) for name, encoder in encoders.items()}
             asked["pca"] = metrics.normalize(pca.embed(pixels))
             asked["pixels"] = references.raw_vectors(pixels)
+            if turn is not None:
+                asked["itq"] = references.bits(pca.embed(pixels), turn)
             targets: Rows = np.arange(start, start + len(copies), dtype=np.int64)
             for name, vectors in asked.items():
                 hits[name].append(metrics.recall_at(metrics.target_ranks(vectors, spaces[name], targets), 1))
@@ -149,14 +160,13 @@ def _recall(
     return recall
 
 
-def _labelled(spaces: dict[str, Vectors], sample: Gathered) -> tuple[dict[str, dict[str, float]], int]:
+def _labelled(spaces: dict[str, Vectors], sample: Gathered) -> dict[str, LabelScores]:
     if not any(name is not None for name in sample.label_names):
-        return {}, 0
+        return {}
     own: Rows = np.arange(sample.queries, dtype=np.int64)
-    scores = {
+    return {
         name: metrics.label_scores(
             vectors[: sample.queries], sample.labels[: sample.queries], vectors, sample.labels, own
         )
         for name, vectors in spaces.items()
     }
-    return {name: score.means() for name, score in scores.items()}, len(scores["embedding"].queries)

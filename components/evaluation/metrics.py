@@ -18,6 +18,7 @@ Labels = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Scores = npt.NDArray[np.float64]
 
+SCORES = ("one_nn", "five_nn", "precision_at_10", "map_at_r", "map_at_1000", "ranking_at_1000")
 NOTHING = -1  # in `exclude`: the query isn't in the database
 _STEPS = 1_000_000  # six decimals
 _BLOCK_CELLS = 2_000_000
@@ -37,13 +38,19 @@ class LabelScores:
     precision_at_10: Scores
     map_at_r: Scores
     map_at_1000: Scores
+    ranking_at_1000: Scores
 
     def means(self) -> dict[str, float]:
         """Returns each score's mean over the judged queries; empty where none could be judged."""
         if not len(self.queries):
             return {}
-        names = ("one_nn", "five_nn", "precision_at_10", "map_at_r", "map_at_1000")
-        return {name: float(np.mean(getattr(self, name))) for name in names}
+        return {name: float(np.mean(getattr(self, name))) for name in SCORES}
+
+    def intervals(self, *, seed: int) -> dict[str, tuple[float, float]]:
+        """Returns each mean's 95% confidence interval over queries; see `bootstrap`."""
+        if not len(self.queries):
+            return {}
+        return {name: bootstrap(getattr(self, name), seed=seed) for name in SCORES}
 
 
 def normalize(vectors: npt.NDArray[np.float32]) -> Vectors:
@@ -114,11 +121,22 @@ def average_precision_at(relevant: Flags, k: int, counts: Rows) -> Scores:
     """AP@k = 1/min(m, k) sum_{i<=k} P(i) rel(i), for rel: bool `[Q, depth]`, m = `counts` int64 `[Q]`: right answers.
 
     Weyand, Araujo, Cao, Sim, "Google Landmarks Dataset v2", 2020, equation 1 (there mAP@100). What isn't found counts
-    as a miss. (Papers on hashing often divide by what was found instead, which is never lower.)
+    as a miss. (Papers on hashing often divide by what was found instead: see `label_ranking_precision_at`.)
     """
     hits = relevant[:, :k]
     precision = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
     return (precision * hits).sum(axis=1) / np.maximum(np.minimum(counts, k), 1)
+
+
+def label_ranking_precision_at(relevant: Flags, k: int) -> Scores:
+    """The mean of P(i) over the right answers among the first k, for rel: bool `[Q, depth]`; 0 where there are none.
+
+    Label-ranking average precision (scikit-learn's `label_ranking_average_precision_score`) of the k answers, by
+    similarity; what papers on hashing call mAP@k. It doesn't punish what is not found, so it is never below AP@k.
+    """
+    hits = relevant[:, :k]
+    precision = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
+    return (precision * hits).sum(axis=1) / np.maximum(hits.sum(axis=1), 1)
 
 
 def average_precision_at_r(relevant: Flags, counts: Rows) -> Scores:
@@ -157,10 +175,22 @@ def label_scores(
                 precision_at(relevant, 10),
                 average_precision_at_r(relevant, total),
                 average_precision_at(relevant, 1000, total),
+                label_ranking_precision_at(relevant, 1000),
             )
         )
-    empty = (np.empty(0),) * 5
+    empty = (np.empty(0),) * len(SCORES)
     return LabelScores(judged, *(np.concatenate(columns) for columns in zip(*(parts or [empty]), strict=True)))
+
+
+def bootstrap(scores: Scores, *, seed: int, draws: int = 1_000) -> tuple[float, float]:
+    """Returns the 95% confidence interval of the mean of `scores` `[Q]`, Q at least 1: percentiles of resampled means.
+
+    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3.
+    """
+    generator = np.random.default_rng(seed)
+    means = [scores[generator.integers(len(scores), size=len(scores))].mean() for _ in range(draws)]
+    low, high = np.percentile(means, (2.5, 97.5))
+    return float(low), float(high)
 
 
 def _ranking_keys(queries: Vectors, database: Vectors, exclude: Rows | None) -> Iterator[tuple[slice, Rows]]:

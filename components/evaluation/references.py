@@ -1,4 +1,4 @@
-"""What an encoder has to be better than: raw pixels, PCA, predict-the-mean, all-black.
+"""What an encoder has to be better than: raw pixels, PCA, ITQ's bits, predict-the-mean, all-black.
 
 Mean squared errors are on the scale on which pixels lie in [0, 1], one for each image. In the shapes `N` is the number
 of images, `P` of numbers in an image, `K` of dimensions.
@@ -18,6 +18,7 @@ from components.pixels import Pixels, reduce_pixels
 # images", 2008).
 RAW_SIDE = 32
 FIT_BYTES = 2**28  # of float32 pixels that PCA is fitted on, at most
+_ITQ_ITERATIONS = 50  # the paper's
 _BLOCK_BYTES = 2**25  # of float32 pixels at a time
 
 
@@ -69,6 +70,25 @@ def fit_pca(pixels: Pixels, dimension: int, *, seed: int) -> PcaReference:
     return PcaReference(pca.mean_.astype(np.float32), pca.components_.astype(np.float32), count)
 
 
+def itq_rotation(coordinates: Vectors, *, seed: int) -> Vectors:
+    """Returns the orthogonal `[K, K]` that brings PCA's coordinates `[N, K]` near the corners of a cube.
+
+    Gong and Lazebnik, "Iterative Quantization", 2011, section 2.2. In turn: B = sign(V R), then R = S T' of the
+    singular value decomposition B' V = T w S', from a random start.
+    """
+    start = np.random.default_rng(seed).normal(size=(coordinates.shape[1],) * 2)
+    turn: Vectors = np.linalg.qr(start)[0].astype(np.float32)
+    for _ in range(_ITQ_ITERATIONS):
+        left, _, right = np.linalg.svd(_signs(coordinates @ turn).T @ coordinates)
+        turn = (left @ right).T
+    return turn
+
+
+def bits(coordinates: Vectors, turn: Vectors) -> Vectors:
+    """Returns the codes of coordinates `[N, K]`, -1 and 1, of unit length: float32 `[N, K]`."""
+    return normalize(_signs(coordinates @ turn))
+
+
 def raw_vectors(pixels: Pixels) -> Vectors:
     """Returns images as they are, in [0, 1], of unit length: float32 `[N, P]`, reduced to RAW_SIDE where larger."""
     return normalize(_flat(reduce_pixels(pixels, RAW_SIDE)))
@@ -98,6 +118,10 @@ def picture_errors(pixels: Pixels, pictures: Pixels) -> npt.NDArray[np.float64]:
 def pixel_variance(pixels: Pixels) -> float:
     """Returns the variance of a pixel over the images, the mean over all pixels: 0 where all images are the same."""
     return float(constant_errors(pixels, mean_image(pixels)).mean()) if len(pixels) else 0.0
+
+
+def _signs(turned: Vectors) -> Vectors:
+    return np.where(turned < 0.0, np.float32(-1.0), np.float32(1.0))
 
 
 def _flat(pixels: Pixels) -> npt.NDArray[np.float32]:

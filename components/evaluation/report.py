@@ -22,13 +22,20 @@ _CAPTIONS = {
     "retrieval.png": "Queries of the eval split and their neighbours, with cosine",
     "spectrum.png": "How the embedding uses its dimensions",
 }
-_SPACES = {"embedding": "this encoder", "served": "the served encoder", "pca": "PCA", "pixels": "raw pixels"}
+_SPACES = {
+    "embedding": "this encoder",
+    "served": "the served encoder",
+    "pca": "PCA",
+    "itq": "ITQ",
+    "pixels": "raw pixels",
+}
 _SCORES = {
     "one_nn": "1-NN",
     "five_nn": "5-NN",
     "precision_at_10": "P@10",
     "map_at_r": "mAP@R",
     "map_at_1000": "mAP@1000",
+    "ranking_at_1000": "label ranking AP@1000",
 }
 
 
@@ -96,9 +103,19 @@ def _labelled(measured: Measurement) -> str:
     spaces = [name for name in _SPACES if measured.labelled.get(name)]
     if not spaces:
         return "<p>There are no labels that images share, to compare neighbours by.</p>"
-    cells = [[title, *(f"{measured.labelled[name][score]:.3f}" for name in spaces)] for score, title in _SCORES.items()]
-    title = f"Do neighbours share the label? Means over {measured.labelled_queries} queries"
+    cells = [[title, *(_score(measured, name, score) for name in spaces)] for score, title in _SCORES.items()]
+    title = (
+        f"Do neighbours share the label? Means over {measured.labelled_queries} queries, 95% confidence over queries"
+    )
     return _table(title, ["", *(_SPACES[name] for name in spaces)], cells)
+
+
+def _score(measured: Measurement, name: str, score: str) -> str:
+    value = f"{measured.labelled[name][score]:.3f}"
+    if name not in measured.labelled_intervals:
+        return value
+    low, high = measured.labelled_intervals[name][score]
+    return f"{value} ({low:.3f} to {high:.3f})"
 
 
 def _table(caption: str, head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:

@@ -11,8 +11,6 @@ from pipeline.encoder_config import EncoderConfig
 from pipeline.families.binary import Bits
 from pipeline.families.family import Collected, Network
 
-_ITERATIONS = 50  # the paper's
-
 
 def pixels(config: EncoderConfig, collected: Collected) -> Network:
     """Returns the pixels themselves, reduced to a longest side of references.RAW_SIDE: D follows from the images.
@@ -81,21 +79,7 @@ def fit_itq(network: Network, images: npt.NDArray[np.uint8], seed: int) -> None:
     """Sets the weights from images uint8 `[N, H, W, C]`."""
     assert network.activation is not None
     found = references.fit_pca(images, network.dimension, seed=seed)
-    turn = rotation(found.embed(images), seed=seed)
+    turn = references.itq_rotation(found.embed(images), seed=seed)
     kernel = np.zeros((found.components.shape[1], network.dimension), np.float32)
     kernel[:, : found.dimension] = found.components.T @ turn
     network.activation.get_layer("components").set_weights([kernel, -found.mean @ kernel])
-
-
-def rotation(coordinates: npt.NDArray[np.float32], *, seed: int) -> npt.NDArray[np.float32]:
-    """Returns the orthogonal `[K, K]` that brings coordinates `[N, K]` near the corners of a cube (their section 2.2).
-
-    In turn: B = sign(V R), then R = S T' of the singular value decomposition B' V = T w S', from a random start.
-    """
-    start = np.random.default_rng(seed).normal(size=(coordinates.shape[1],) * 2)
-    turn = np.linalg.qr(start)[0].astype(np.float32)
-    for _ in range(_ITERATIONS):
-        bits = np.where(coordinates @ turn < 0.0, np.float32(-1.0), np.float32(1.0))
-        left, _, right = np.linalg.svd(bits.T @ coordinates)
-        turn = (left @ right).T
-    return turn

@@ -100,7 +100,7 @@ def test_a_family_without_a_decoder_is_not_asked_to_reconstruct():
     bare = changed("reconstruction", reported=None, shown=None, variation=None)
     gates = judged(bare, dataclasses.replace(INFO, family="descriptors"))
     assert is_blessed(gates)
-    assert sum(gate.status == NOT_JUDGED for gate in gates) == 4
+    assert sum(gate.status == NOT_JUDGED for gate in gates) == 5
 
 
 @pytest.mark.parametrize("count", [1, 2, 19])
@@ -157,3 +157,28 @@ def test_the_table_says_failures_first_with_what_to_try():
 def test_tolerances_must_be_shares():
     with pytest.raises(ValueError, match=r"pca must be in \[0, 1\], got 2"):
         GateLimits(pca=2)
+
+
+def test_a_code_is_measured_against_the_best_linear_code():
+    binary = dataclasses.replace(INFO, family="binary")
+    weak = dataclasses.replace(GOOD, recall=GOOD.recall | {"embedding": {"shift": 0.5}, "itq": {"shift": 0.5}})
+    weak = dataclasses.replace(weak, recall=weak.recall | {"served": {"shift": 0.5}})
+    assert not failed(weak, binary)
+    better = dataclasses.replace(weak, recall=weak.recall | {"itq": {"shift": 0.6}})
+    assert failed(better, binary) == ["finds originals of altered copies no worse than ITQ"]
+
+
+@pytest.mark.parametrize("family", ["pixels", "pca", "itq", "descriptors"])
+def test_a_reference_is_not_compared_with_itself(family):
+    weak = recall(embedding=0.1, served=0.1) if family != "itq" else recall(embedding=0.1, served=0.1, itq=0.9)
+    assert not failed(weak, dataclasses.replace(INFO, family=family))
+
+
+def test_a_classifier_is_never_blessed_without_labels():
+    info = dataclasses.replace(INFO, family="cnn")
+    unlabelled = dataclasses.replace(GOOD, labelled={}, labelled_queries=0)
+    assert failed(unlabelled, info) == ["agrees with the labels better than PCA"]
+    worse = dataclasses.replace(GOOD, labelled=GOOD.labelled | {"pca": LABELLED | {"map_at_r": 0.7}})
+    assert failed(worse, info) == ["agrees with the labels better than PCA"]
+    better = dataclasses.replace(GOOD, labelled=GOOD.labelled | {"pca": LABELLED | {"map_at_r": 0.5}})
+    assert not failed(better, info)

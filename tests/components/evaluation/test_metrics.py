@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, label_ranking_average_precision_score
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from components.evaluation import metrics
@@ -144,6 +144,7 @@ def test_scores_by_hand():
     assert scores.queries.tolist() == [0, 2]
     assert scores.means() == pytest.approx(
         {"one_nn": 0.0, "five_nn": 0.0, "precision_at_10": 1 / 3, "map_at_r": 0.0, "map_at_1000": 0.5}
+        | {"ranking_at_1000": 0.5}
     )
 
 
@@ -160,3 +161,38 @@ def test_normalize_refuses_what_is_no_number():
 
 def test_a_zero_vector_stays_zero():
     assert unit([0, 0]).tolist() == [[0.0, 0.0]]
+
+
+def test_label_ranking_precision_by_hand():
+    # Right at ranks 1 and 3: (1/1 + 2/3) / 2, however many there are to be found.
+    assert metrics.label_ranking_precision_at(flags("x.x.", "...."), 4).tolist() == pytest.approx([5 / 6, 0.0])
+    assert metrics.label_ranking_precision_at(flags("x.x."), 2)[0] == 1.0
+
+
+def test_label_ranking_precision_agrees_with_scikit_learn(digits):
+    """By similarity: by distance, as it is sometimes seen, scikit-learn would rank the farthest first."""
+    vectors, labels = digits
+    scores = metrics.label_scores(vectors[:40], labels[:40], vectors[40:], labels[40:])
+    similarity = vectors[:40] @ vectors[40:].T
+    for query in range(40):
+        nearest = np.argsort(-similarity[query], kind="stable")[:1000]
+        right = (labels[40:][nearest] == labels[query])[None]
+        theirs = label_ranking_average_precision_score(right, similarity[query, nearest][None])
+        assert scores.ranking_at_1000[query] == pytest.approx(theirs, abs=1e-3)  # pairs closer than six decimals
+
+
+def test_a_confidence_interval_is_that_of_the_normal_distribution():
+    scores = np.random.default_rng(0).normal(0.5, 0.1, 4000)
+    low, high = metrics.bootstrap(scores, seed=1)
+    assert (low, high) == metrics.bootstrap(scores, seed=1)
+    error = scores.std() / len(scores) ** 0.5
+    assert low == pytest.approx(scores.mean() - 1.96 * error, abs=0.2 * error)
+    assert high == pytest.approx(scores.mean() + 1.96 * error, abs=0.2 * error)
+
+
+def test_scores_have_intervals_around_their_means(digits):
+    vectors, labels = digits
+    scores = metrics.label_scores(vectors[:100], labels[:100], vectors, labels, np.arange(100))
+    for name, mean in scores.means().items():
+        low, high = scores.intervals(seed=0)[name]
+        assert low <= mean <= high

@@ -68,3 +68,17 @@ def test_a_shape_must_make_sense():
         PixelShape(16, 16, 4)
     with pytest.raises(ValueError, match="fit must be one of"):
         PixelShape(16, 16, 1, "crop")
+
+
+def test_itq_brings_points_nearer_to_the_corners():
+    random = np.random.default_rng(3)
+    points = random.normal(size=(500, 8)).astype(np.float32) * np.linspace(3, 1, 8, dtype=np.float32)
+    turn = references.itq_rotation(points, seed=0)
+    np.testing.assert_allclose(turn @ turn.T, np.eye(8), atol=1e-4)
+
+    def lost(turned):
+        return np.square(np.where(turned < 0, -1, 1) - turned).sum()
+
+    assert lost(points @ turn) < lost(points)
+    codes = references.bits(points, turn)
+    assert set(np.unique(np.round(codes * 8**0.5, 5))) == {-1.0, 1.0}

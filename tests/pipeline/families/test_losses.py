@@ -5,7 +5,6 @@ import tensorflow as tf
 from pipeline import trainer
 from pipeline.encoder_config import EncoderConfig
 from pipeline.families import Trainee, agreement, ours, regularised
-from pipeline.families.fitted import rotation
 
 RANDOM = np.random.default_rng(3)
 
@@ -89,17 +88,6 @@ def test_a_memory_gives_back_what_is_nearest_once_its_time_has_come():
     np.testing.assert_allclose(memory(view), [[1.0, 0.0]])
     assert memory.kept.shape == (3, 2)
     np.testing.assert_allclose(memory.kept[:2], [[1.0, 0.0], [0.0, 1.0]])
-
-
-def test_the_rotation_brings_points_nearer_to_the_corners():
-    points = RANDOM.normal(size=(500, 8)).astype(np.float32) * np.linspace(3, 1, 8, dtype=np.float32)
-    turn = rotation(points, seed=0)
-    np.testing.assert_allclose(turn @ turn.T, np.eye(8), atol=1e-4)
-
-    def lost(turned):
-        return np.square(np.where(turned < 0, -1, 1) - turned).sum()
-
-    assert lost(points @ turn) < lost(points)
 
 
 def test_noise_is_only_made_in_training():
