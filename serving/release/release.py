@@ -105,6 +105,20 @@ class Release:
             scores.append(values)
         return self._first(np.concatenate(rows), np.concatenate(scores), k)
 
+    def nearest_each(self, queries: Embeddings, k: int) -> tuple[Rows, Embeddings]:
+        """Returns what `nearest` does for each of some queries, float32 `[Q, D]`: rows and scores `[Q, m]`.
+
+        To ask for many at once takes a fraction of the time.
+        """
+        if len(self._shards) == 1:
+            return self._shards[0].nearest_each(queries, k)
+        found = [shard.nearest_each(queries, k) for shard in self._shards]
+        starts = self._starts.tolist()
+        rows = np.concatenate([ours + start for (ours, _), start in zip(found, starts, strict=False)], axis=1)
+        scores = np.concatenate([values for _, values in found], axis=1)
+        order = np.lexsort((self._ranks[rows], -scores))[:, :k]
+        return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
+
     def nearest_among(self, query: Embeddings, k: int, rows: Rows) -> tuple[Rows, Embeddings]:
         """Returns the nearest of `rows`, int64 `[n]` ascending, as `nearest` does, but compares every one of them."""
         found, scores = [], []

@@ -13,6 +13,7 @@ from serving.release.verify import DAMAGE, SCORE_TOLERANCE, ReleaseRefused, open
 # What an index scores below the last proposal may still score as much when it is computed from the embeddings.
 _MARGIN = 1e-6
 _BLOCK = 65536  # embeddings gathered at a time
+_EACH_BLOCK = 4096  # likewise, where each is scored by a query of its own
 
 
 class LoadedShard:
@@ -35,8 +36,7 @@ class LoadedShard:
         wanted = min(k, self.count - (exclude is not None))
         if wanted < 1:
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        # Some more than wanted, because the index's order is not quite ours.
-        proposals = wanted + 1 + max(10, wanted // 10)
+        proposals = _proposals(wanted)
         while True:
             rows = self._index.search(query[np.newaxis], proposals, effort=effort)[0][0]
             if exclude is not None:
@@ -48,6 +48,25 @@ class LoadedShard:
             if proposals >= self.count or scores[-1] < scores[wanted - 1] - _MARGIN:
                 return rows[:wanted], scores[:wanted]
             proposals *= 4
+
+    def nearest_each(self, queries: Embeddings, k: int) -> tuple[Rows, Embeddings]:
+        """Returns what `nearest` does for each of some queries, float32 `[Q, D]`: rows and scores `[Q, m]`."""
+        wanted = min(k, self.count)
+        if wanted < 1:
+            return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+        proposals = min(_proposals(wanted), self.count)
+        rows, scores = self._index.search(queries, proposals)[0], np.empty((len(queries), proposals), np.float32)
+        step = max(1, _EACH_BLOCK // proposals)
+        for start in range(0, len(queries), step):
+            block = slice(start, start + step)
+            repeated = np.repeat(queries[block], proposals, axis=0)
+            scores[block] = self.score(rows[block].ravel(), repeated).reshape(-1, proposals)
+        order = np.lexsort((self.ranks[rows], -scores))
+        rows, scores = np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
+        if proposals < self.count:
+            for number in np.flatnonzero(scores[:, -1] >= scores[:, wanted - 1] - _MARGIN).tolist():
+                rows[number, :wanted], scores[number, :wanted] = self.nearest(queries[number], k, None)
+        return rows[:, :wanted], scores[:, :wanted]
 
     def nearest_among(self, query: Embeddings, k: int, rows: Rows) -> tuple[Rows, Embeddings]:
         """Returns the nearest of `rows`, int64 `[n]`, as `nearest` does, but by comparing every one of them."""
@@ -66,7 +85,10 @@ class LoadedShard:
         return rows[order], scores[order]
 
     def score(self, rows: Rows, query: Embeddings) -> Embeddings:
-        """Returns the exact cosines of some rows with a query of unit length: float32 `[n]`, in [-1, 1]."""
+        """Returns the exact cosines of some rows with a query of unit length: float32 `[n]`, in [-1, 1].
+
+        query: float32 `[D]`, or `[n, D]`, one for each row.
+        """
         # Row by row, so that equal embeddings score exactly the same; a matrix product does not promise that.
         products: Embeddings = np.add.reduce(self._embeddings.take(rows, axis=0) * query, axis=1)
         return products.clip(-1.0, 1.0, out=products)
@@ -74,6 +96,11 @@ class LoadedShard:
     def vectors(self, rows: Rows) -> Embeddings:
         """Returns copies of some embeddings: float32 `[n, D]`."""
         return self._embeddings[rows]
+
+
+def _proposals(wanted: int) -> int:
+    # Some more than wanted, because the index's order is not quite ours.
+    return wanted + 1 + max(10, wanted // 10)
 
 
 def load_shard(

@@ -48,6 +48,10 @@ class Merged(Generic[T]):
         """See View."""
         return find(self, vector, wanted, exclude)
 
+    def find_each(self, vectors: Embeddings, k: int) -> list[Found]:
+        """See View."""
+        return [self.find(vector, Wanted(k), None) for vector in vectors]
+
     def matching(self, filter_: Filter) -> MergedMatching:
         """Returns the items that match a filter."""
         key = filters.key(filter_)

@@ -46,6 +46,11 @@ class Query(Wanted):
             )
 
     @property
+    def plainest(self) -> bool:
+        """Whether it asks for no more than the `k` nearest to an image or a vector."""
+        return self.plain and self.min_score is None and self.item_id is None
+
+    @property
     def plain(self) -> bool:
         """Whether it asks for no more than the nearest."""
         return self.filter is None and self.collapse_score is None

@@ -3,6 +3,7 @@
 D: the dimension of the release's embeddings.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -134,18 +135,49 @@ def _outcomes(
     holding: Holding,
     deadline: Deadline,
 ) -> list[SearchResult | Exception]:
+    answered = _together(queries, vectors, view, holding, deadline)
     outcomes: list[SearchResult | Exception] = []
-    for query, vector in zip(queries, vectors, strict=True):
+    for number, (query, vector) in enumerate(zip(queries, vectors, strict=True)):
         deadline.left()
         if isinstance(query, Exception) or isinstance(vector, Exception):
             outcomes.append(query if isinstance(query, Exception) else vector)  # type: ignore[arg-type]
             continue
         try:
-            outcomes.append(_result(_answer(query, vector, view, holding), holding, None))
+            answer = answered.get(number) or _answer(query, vector, view, holding)
+            outcomes.append(_result(answer, holding, None))
         except Exception as error:
             # Whatever it is, it is this query's alone.
             outcomes.append(error)
     return outcomes
+
+
+def _together(
+    queries: Sequence[Query | Exception],
+    vectors: Sequence[Vector | Exception | None],
+    view: View[Any],
+    holding: Holding,
+    deadline: Deadline,
+) -> dict[int, _Answer]:
+    """Returns the answers of those queries, by number, that can be asked for at once."""
+    units: dict[int, dict[int, Vector]] = {}
+    for number, (query, vector) in enumerate(zip(queries, vectors, strict=True)):
+        if isinstance(query, Query) and query.plainest and not isinstance(vector, Exception):
+            # What is wrong with it is said where it is asked for by itself.
+            with contextlib.suppress(errors.RetrievalError):
+                units.setdefault(query.k, {})[number] = _unit(vector, query, holding)
+    answers: dict[int, _Answer] = {}
+    try:
+        for k, asked in units.items():
+            deadline.left()
+            found = view.find_each(np.stack(list(asked.values())), k)
+            items = iter(view.load([row for each in found for row in each.rows]))
+            answers |= {n: (each, [next(items) for _ in each.rows], ()) for n, each in zip(asked, found, strict=True)}
+    except errors.DeadlineExceeded:
+        raise
+    except Exception:
+        # One of them is to blame: asked one by one, it is found.
+        return {}
+    return answers
 
 
 def _items(view: View[Any], item_ids: Sequence[str], thumbnails: bool) -> list[Item | None]:

@@ -92,6 +92,12 @@ class Searcher(Generic[T]):
         """Returns what is wanted of the items nearest to `vector`: float32 `[D]`, of unit length. exclude: a row."""
         return find(self, vector, wanted, exclude)
 
+    def find_each(self, vectors: Embeddings, k: int) -> list[Found]:
+        """See View."""
+        rows, scores = self.release.nearest_each(vectors, k)
+        method = Method.EXACT if self.release.exact else Method.INDEX
+        return [Found(*found, method) for found in zip(rows.tolist(), scores.tolist(), strict=True)]
+
     def cached(self, rows: Sequence[int]) -> list[T] | None:
         """Returns the items of some rows, or None where some of them would have to be read from disk."""
         # Without a lock, which would cost as much as the look-ups: a dict is whole at any moment.

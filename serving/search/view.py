@@ -62,6 +62,9 @@ class View(Protocol[T]):
     def find(self, vector: Embeddings, wanted: Wanted, exclude: int | None) -> Found:
         """Returns what is wanted of the items nearest to `vector`: float32 `[D]`, of unit length. exclude: a row."""
 
+    def find_each(self, vectors: Embeddings, k: int) -> list[Found]:
+        """Returns the k items nearest to each of some vectors, float32 `[Q, D]`, as `find` does."""
+
     def cached(self, rows: Sequence[int]) -> list[T] | None:
         """Returns the items of some rows, or None where some of them would have to be read from disk."""
 

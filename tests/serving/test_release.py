@@ -63,6 +63,17 @@ def test_nearest_is_nearest_among_all(release: Release) -> None:
         assert ids(release, without)[: k - 1] == ids(release, rows)[1:]
 
 
+def test_many_at_once_are_answered_as_one_by_one(release: Release) -> None:
+    queries = np.concatenate([unit_vectors(300, 8, seed=5), EMBEDDINGS[:10]])
+    for k in (1, 7, 29, COUNT, 1000):
+        rows, scores = release.nearest_each(queries, k)
+        for query, found, values in zip(queries, rows, scores, strict=True):
+            expected, exact = release.nearest(query, k)
+            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_array_equal(values, exact)
+    assert release.nearest_each(queries[:0], 3)[0].shape == (0, 3)
+
+
 def test_where_is_a_mask_of_rows(release: Release) -> None:
     query = "SELECT row FROM attributes WHERE name = ? AND value < ?"
     mask = release.where(query, ("number", 7))

@@ -150,6 +150,12 @@ def test_a_filter_leaves_the_query_item_out(large: Large) -> None:
     assert result.matching == len(result.rows) + 1
 
 
+@pytest.mark.parametrize("k", [1, 10, 400])
+def test_many_at_once_are_answered_as_one_by_one(large: Large, k: int) -> None:
+    for query, found in zip(large.queries, large.searcher.find_each(large.queries, k), strict=True):
+        assert found == large.searcher.find(query, Wanted(k), None)
+
+
 def test_a_filter_is_read_once(large: Large, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     where = large.release.where
