@@ -58,6 +58,9 @@ setup(
         "lookalike.commands": [
             "run = pipeline.commands.run [pipeline]",
             "reindex = pipeline.commands.reindex [pipeline]",
+            "compile = pipeline.commands.compile [pipeline]",
+            "submit = pipeline.commands.submit [pipeline]",
+            "schedule = pipeline.commands.schedule [pipeline]",
             "demo = pipeline.commands.demo [pipeline]",
             "serve = pipeline.commands.serve [pipeline]",
             "model-server = serving.model_server.command [pipeline]",

@@ -36,12 +36,9 @@ class KubeflowConfig:
     retries: int = 2
     steps: Mapping[str, StepConfig] = dataclasses.field(default_factory=dict)
     volumes: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    experiment: str = "lookalike"
-    service_account: str = ""
 
     def __post_init__(self) -> None:
         _check_resources("kubeflow", self.cpu, self.memory, self.retries)
-        require(bool(self.experiment), "kubeflow.experiment must not be empty.")
         for claim, path in self.volumes.items():
             good = isinstance(path, str) and path.startswith("/")
             require(good, f"kubeflow.volumes.{claim} must be an absolute path, got {path!r}.")
