@@ -49,7 +49,15 @@ setup(
         "client": ["grpcio-health-checking", "googleapis-common-protos"],
         "serving": ["scann", "grpcio-health-checking", "grpcio-reflection", "grpcio-status", "prometheus-client"],
         "tracing": ["opentelemetry-api", "opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-grpc"],
-        "pipeline": ["tfx==1.16.0", "scann==1.3.2", "tensorflow-serving-api", "grpcio-health-checking", "matplotlib"],
+        "pipeline": [
+            "tfx==1.16.0; python_version < '3.11'",
+            "tfx==1.21.0; python_version >= '3.11'",
+            "scann==1.3.2; python_version < '3.11'",
+            "scann==1.4.2; python_version >= '3.11'",
+            "tensorflow-serving-api",
+            "grpcio-health-checking",
+            "matplotlib",
+        ],
     },
     entry_points={
         "console_scripts": ["lookalike = serving.cli:main"],

@@ -151,6 +151,7 @@ def fit(
         validation_data=evaluation.map(_for_trainee),
         epochs=training.epochs,
         steps_per_epoch=steps_per_epoch,
+        shuffle=False,  # the dataset shuffles
         callbacks=callbacks,
         verbose=0,
     ).history

@@ -4,13 +4,15 @@
 # Finds a CPython that fits, brings uv from PyPI into .venv/bootstrap, syncs .venv/<name> to its locks (with the dev lock,
 # unless LOOKALIKE_DEV=0), then installs this project into it. Does nothing where the environment is current.
 # bench holds what we are compared with, checks what looks over the manifests: neither holds anything of ours.
+#
+# The pipeline environment has two lanes: py310 (any glibc) and py311 (glibc 2.39 or later). LANE=py310 or LANE=py311
+# names one; without it an environment that is there keeps its lane, and a new one gets py310.
 set -eu
 cd "$(dirname "$0")/.."
 name=${1:?usage: requirements/install.sh pipeline|serving|bench|checks [PREFIX]}
 prefix=${2:-.venv/$name}
 case $name in
-  pipeline) versions="3.10" ;;
-  serving | bench | checks) versions="3.10 3.11 3.12 3.13" ;;
+  pipeline | serving | bench | checks) ;;
   *) echo "unknown environment '$name': pipeline, serving, bench or checks" >&2; exit 2 ;;
 esac
 
@@ -39,6 +41,24 @@ find_python() { # prints a CPython of version $1, or fails
   return 1
 }
 
+newer_glibc() { # whether TFX 1.21's wheels load here: they need glibc 2.39
+  version=$(getconf GNU_LIBC_VERSION 2>/dev/null | sed 's/^glibc //' || true)
+  [ "$(printf '2.39\n%s\n' "${version:-0}" | sort -V | head -n 1)" = 2.39 ]
+}
+
+choose_lane() { # sets lane and why
+  lane=${LANE:-} why="LANE says so"
+  case $lane in
+    py310) return ;;
+    py311) if newer_glibc; then return; fi
+      echo "LANE=py311 needs glibc 2.39 or later: TFX 1.21 does not load on this machine." >&2; exit 2 ;;
+    "") ;;
+    *) echo "LANE must be py310 or py311, got '$lane'." >&2; exit 2 ;;
+  esac
+  if runs "$prefix/bin/python" 3.11; then lane=py311 why="it was made so; LANE=py310 makes the other"; return; fi
+  lane=py310 why="the default; LANE=py311 makes the newer one"
+}
+
 bootstrap_uv() { # leaves a uv at .venv/bootstrap/bin/uv
   uv=.venv/bootstrap/bin/uv
   if [ -x $uv ] && $uv --version >/dev/null 2>&1; then return; fi
@@ -59,8 +79,13 @@ bootstrap_uv() { # leaves a uv at .venv/bootstrap/bin/uv
 
 ours=yes
 case $name in bench | checks) ours=no ;; esac
-locks="requirements/$name.lock"
-if [ "$name" = pipeline ]; then locks="$locks requirements/demo.lock"; fi
+versions="3.10 3.11 3.12 3.13" locks="requirements/$name.lock" lane="" why=""
+if [ "$name" = pipeline ]; then
+  choose_lane
+  versions=3.${lane#py3}
+  if [ $lane = py311 ]; then locks="requirements/pipeline-311.lock"; fi
+  locks="$locks requirements/demo.lock"
+fi
 if [ $ours = yes ] && [ "${LOOKALIKE_DEV:-1}" != 0 ]; then locks="$locks requirements/dev.lock"; fi
 stamp=$prefix/.lookalike-installed
 current=$(cat $locks setup.py pyproject.toml requirements/install.sh $(find serving/protos -name '*.proto' | sort) | cksum)
@@ -90,8 +115,9 @@ EOT
   fi
 fi
 
-echo "$name environment: $python -> $prefix" >&2
+echo "$name environment: $python -> $prefix${lane:+ (lane $lane: $why)}" >&2
 rm -f "$stamp"
+if [ -n "$lane" ] && [ -x "$prefix/bin/python" ] && ! runs "$prefix/bin/python" "$versions"; then rm -rf "$prefix"; fi
 [ -x "$prefix/bin/python" ] || "$uv" venv -q --seed --python "$python" "$prefix"
 # shellcheck disable=SC2086 # several file names
 "$uv" pip sync -q --python "$prefix/bin/python" --compile-bytecode --require-hashes $locks

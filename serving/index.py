@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from serving.scann_package import scann_pybind
+
 Embeddings = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
@@ -202,7 +204,7 @@ def build_index(embeddings: Embeddings, parameters: IndexParameters) -> Index:
         return ExactIndex(embeddings)
     if not count:
         return ScannIndex(None, parameters, count, dimension)
-    builder = _scann().builder(_plain(embeddings), 10, "dot_product")
+    builder = scann_pybind().builder(_plain(embeddings), 10, "dot_product")
     if parameters.kind == "tree":
         builder = builder.tree(
             min(parameters.leaves, count),
@@ -264,19 +266,10 @@ def _load_tree(folder: pathlib.Path, dataset: pathlib.Path, parameters: IndexPar
         f"assets {{ asset_type: {kind} asset_path: {json.dumps(str(file.absolute()))} }}"
         for kind, file in files.items()
     )
-    scann = _scann()
+    scann = scann_pybind()
     # Not load_searcher: it would unpickle a file of ids, if there was one.
     searcher = scann.ScannSearcher(scann.scann_pybind.ScannNumpy(str(folder.absolute()), assets))
     return ScannIndex(searcher, parameters, *shape)
-
-
-def _scann() -> Any:
-    # Late, because who only reads items or builds nothing needn't have it. And as a package, never its module
-    # scann_ops_pybind alone: 1.3.2 (the pipeline environment) crashes unless TensorFlow was loaded before, and the
-    # package's own __init__ sees to that; 1.4.2 (the serving environment) does without where there is none.
-    import scann
-
-    return scann.scann_ops_pybind
 
 
 def _save_parameters(folder: pathlib.Path, parameters: IndexParameters, count: int, dimension: int) -> None:

@@ -12,7 +12,14 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGES = ("serving", "components", "pipeline")
 
 # The small modules that both sides need, and all that they may hold.
-SHARED = ("serving.release", "serving.images", "serving.index", "serving.storage", "serving.journal")
+SHARED = (
+    "serving.release",
+    "serving.images",
+    "serving.index",
+    "serving.scann_package",
+    "serving.storage",
+    "serving.journal",
+)
 SHARED_HOLD = {"numpy", "PIL", "scann", "fsspec"}
 TENSORFLOW = {"tensorflow", "tensorflow_serving", "tf_keras", "keras", "tensorflow_transform", "tensorflow_metadata"}
 BUILDERS = {"tfx", "tfx_bsl", "apache_beam", "tensorflow_model_analysis", "tensorflow_data_validation", "ml_metadata"}
