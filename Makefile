@@ -16,10 +16,10 @@ SCALE ?= full
 BENCHMARKS := $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%.py,$(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup checks demo serve stop query test check lint types api fast slow bench benchmarks locks clean
+.PHONY: help setup checks demo serve stop query test check images-check lint types api fast slow bench benchmarks locks clean
 
 help:  ## This list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 setup:  ## Make both environments from their locks (the other targets do it by themselves)
 	@requirements/install.sh pipeline
@@ -62,9 +62,13 @@ slow: setup checks
 	$(SERVING)/pytest -q -m slow tests/serving --ignore tests/serving/model_server
 	$(PIPELINE)/pytest -q -m slow tests/components tests/pipeline tests/serving/model_server tests/conformance tests/e2e tests/kubernetes
 
+images-check: setup checks  ## Lint the image recipes, and run their install steps in fresh environments (minutes, 4 GB)
+	$(PIPELINE)/pytest -q tests/kubernetes/test_images.py
+	@$(MAKE) bench NAME=startup
+
 check: lint types fast  ## The fast part of `make test`: 2 minutes
 
-bench: setup  ## Run benchmarks/NAME.py (SCALE=small for a quick look)
+bench: setup checks  ## Run benchmarks/NAME.py (SCALE=small for a quick look)
 	@$(PIPELINE)/python -W ignore::FutureWarning -m benchmarks.$(NAME) --scale $(SCALE) $(if $(IMAGES),--images "$(IMAGES)")
 
 benchmarks: setup  ## Every benchmark at SCALE

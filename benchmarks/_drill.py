@@ -6,19 +6,16 @@ import pathlib
 import time
 from collections.abc import Callable
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
 from benchmarks._generations import Generations
 from benchmarks._load import LoadGenerator, Trace, percentile
 from benchmarks._processes import say
+from benchmarks._ready import lives, serves
 from benchmarks._rendered import Manifests, Pace, gateway_command, model_server_command
 from benchmarks._rollout import InBackground, Slots, stopping
 from serving.client import Client
 from serving.release.retention import rollback
 from serving.storage import open_store
 
-_SERVICE = "lookalike.retrieval.v1.RetrievalService"
 # An image in four queries.
 _IMAGE_EVERY = 4
 _TAKEN_UP_SECONDS = 120.0
@@ -74,7 +71,7 @@ def drill(
             slots.replace(
                 number,
                 gateway if slots is gateways else encoder,
-                _serves if slots is gateways else _lives,
+                serves if slots is gateways else lives,
                 ready_seconds=pace.ready_seconds(manifests.deployment(name)["minReadySeconds"]),
                 pause_seconds=pace.seconds(hook),
             )
@@ -82,8 +79,8 @@ def drill(
                 say(f"{slots.name}: restart {number + 1} of {count}")
 
     with stopping(encoders, gateways), LoadGenerator(folder / "load") as generator:
-        encoders.fill(encoder, _lives)
-        gateways.fill(gateway, _serves)
+        encoders.fill(encoder, lives)
+        gateways.fill(gateway, serves)
         say(f"{len(gateways.addresses)} gateways and {len(encoders.addresses)} model servers are ready")
         vectors, images = generations.vector_requests(), generations.image_requests()
         kinds = [("image" if i % _IMAGE_EVERY == 0 else "vector", i) for i in range(len(vectors))]
@@ -147,23 +144,3 @@ def _taken_up(gateways: Slots, change: Callable[[], str]) -> float:
                     raise RuntimeError(f"{address} does not take up release {wanted}.")
                 time.sleep(0.05)
     return time.monotonic() - begun
-
-
-def _serves(address: str) -> bool:
-    """Asks what the gateway's readiness probe asks."""
-    return _health(address, _SERVICE)
-
-
-def _lives(address: str) -> bool:
-    """Asks what TF Serving's liveness probe asks; it listens when its versions are loaded."""
-    return _health(address, "")
-
-
-def _health(address: str, service: str) -> bool:
-    with grpc.insecure_channel(address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        try:
-            answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=3)
-        except grpc.RpcError:
-            return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
