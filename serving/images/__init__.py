@@ -1,6 +1,6 @@
 """The canonical image, which ingest and the gateway make with the same code."""
 
-from serving.images.canonical import CanonicalImage, canonicalize, cost, thumbnail
+from serving.images.canonical import CanonicalImage, canonicalize, canonicalize_up_to, thumbnail
 from serving.images.limits import DEFAULT_LIMITS, FORMATS, MOST_PIXELS, REASONS, ImageError, ImageLimits
 
 __all__ = [
@@ -12,6 +12,6 @@ __all__ = [
     "ImageError",
     "ImageLimits",
     "canonicalize",
-    "cost",
+    "canonicalize_up_to",
     "thumbnail",
 ]

@@ -65,12 +65,25 @@ def canonicalize(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Canonical
 
     Raises ImageError for anything that is no image within `limits`, whatever it is instead.
     """
+    image = canonicalize_up_to(None, data, limits)
+    assert image is not None, "there is no cost that is too high"
+    return image
+
+
+def canonicalize_up_to(pixels: int | None, data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> CanonicalImage | None:
+    """Returns what `canonicalize` does, or None, with nothing decoded, where that would go over more than `pixels`.
+
+    Those of each pass over the image count, as the header says. pixels: None is any number.
+    """
     _check_bytes(data, limits)
     with without_warnings():
         image = _open(data, limits)
         source = str(image.format)
         is_jpeg = source in ("JPEG", "MPO")
-        if _passes(data, source) > _MOST_SCANS:
+        passes = _passes(data, source)
+        if pixels is not None and image.width * image.height * passes > pixels:
+            return None
+        if passes > _MOST_SCANS:
             raise ImageError("corrupt", f"a JPEG may have {_MOST_SCANS} scans.")
         try:
             if is_jpeg:
@@ -87,18 +100,6 @@ def canonicalize(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Canonical
             raise
         except Exception as error:  # Pillow's plugins raise whatever type the damaged bytes lead them into
             raise _decoding_error(error, data) from error
-
-
-def cost(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> int:
-    """Returns how many pixels `canonicalize` will go over, as the header says: those of each pass over the image.
-
-    Decodes nothing. Raises ImageError where that would, as far as a look at the header tells.
-    """
-    _check_bytes(data, limits)
-    with without_warnings():
-        image = _open(data, limits)
-    width, height = image.size
-    return width * height * _passes(data, str(image.format))
 
 
 def thumbnail(data: bytes, side: int = 96) -> bytes:
