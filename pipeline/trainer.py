@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -127,32 +128,32 @@ def fit(
     steps_per_epoch: int,
     checkpoints: pathlib.Path,
     logs: pathlib.Path,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> dict[str, list[float]]:
     """Trains `network` by its loss (Adam); returns Keras' history: a value an epoch for the loss and each term.
 
     train, evaluation: batches of (pixels, target), see families.family.Loss. train is passed over as often as
-    `steps_per_epoch` needs. checkpoints: where an interrupted run left its last
+    `steps_per_epoch` needs. callbacks: further ones of Keras. checkpoints: where an interrupted run left its last
     epoch, and this one leaves its own; emptied at the end.
     """
     trainee = Trainee(network)
     # Without XLA: on a CPU it took 1.6 times as long, and it lacks some of the augmentations' operations.
     trainee.compile(keras.optimizers.Adam(learning_rate(training, steps_per_epoch)), jit_compile=False)
-    callbacks = [
+    every = [
         keras.callbacks.BackupAndRestore(str(checkpoints), delete_checkpoint=True),
         keras.callbacks.TensorBoard(str(logs), update_freq="epoch"),
         _Progress(training.epochs),
+        *callbacks,
     ]
     if training.patience:
-        callbacks.append(
-            keras.callbacks.EarlyStopping(patience=training.patience, restore_best_weights=True, verbose=1)
-        )
+        every.append(keras.callbacks.EarlyStopping(patience=training.patience, restore_best_weights=True, verbose=1))
     history = trainee.fit(
         train.repeat().map(_for_trainee),
         validation_data=evaluation.map(_for_trainee),
         epochs=training.epochs,
         steps_per_epoch=steps_per_epoch,
         shuffle=False,  # the dataset shuffles
-        callbacks=callbacks,
+        callbacks=every,
         verbose=0,
     ).history
     return {name: [float(value) for value in values] for name, values in history.items()}
