@@ -20,7 +20,7 @@ def clean_debris(store: Store, now: float | None = None) -> None:
     now: seconds since the epoch.
     """
     bar = (time.time() if now is None else now) - _ABANDONED_SECONDS
-    for folder in ("", layout.LEASE, layout.REINDEX, layout.RELEASES, layout.ENCODERS):
+    for folder in ("", layout.LEASE, layout.REINDEX, layout.RELEASES, layout.ENCODERS, layout.PURGES):
         _clean(store, folder)
     for model in store.folders(layout.ENCODERS):
         base = f"{layout.ENCODERS}/{model}"
@@ -31,7 +31,7 @@ def clean_debris(store: Store, now: float | None = None) -> None:
     for release in store.folders(layout.RELEASES):
         if not store.exists(f"{layout.RELEASES}/{release}/{layout.MANIFEST}"):
             _delete(store, f"{layout.RELEASES}/{release}")
-    for shared in (layout.JOURNAL, layout.CONTENTS, layout.PURGES, layout.CACHES):
+    for shared in (layout.JOURNAL, layout.CONTENTS, layout.CACHES):
         for folder in (shared, *(f"{shared}/{name}" for name in store.folders(shared))):
             _clean(store, folder, before=bar)
 

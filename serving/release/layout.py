@@ -82,6 +82,11 @@ def parse_segment(path: str) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match else None
 
 
+def purge_file(purge_id: str) -> str:
+    """Returns the file that says what a purge has erased."""
+    return f"{PURGES}/{check_release_id(purge_id)}.json"
+
+
 def is_sha256(name: str) -> bool:
     """Returns whether `name` is a sha256 in hex."""
     return _SHA256.fullmatch(name) is not None

@@ -138,9 +138,7 @@ def prune(
         old = [r for r in readable[keep:] if not r.current and r.manifest and r.manifest.created <= bar]
         for release in old if not dry_run else ():
             lease.renew()
-            # Without its manifest it is debris, so dying on the way leaves nothing half there.
-            store.delete(f"{layout.release_folder(release.release_id)}/{layout.MANIFEST}")
-            store.delete(layout.release_folder(release.release_id))
+            delete_release(store, release.release_id)
         names = tuple(r.release_id for r in old)
         kept = [r.manifest for r in listed if r not in old and r.manifest]
         unreadable = [r.release_id for r in listed if r.manifest is None]
@@ -149,11 +147,18 @@ def prune(
             return Pruned(names, ())
         encoders = _unused_encoders(store, kept, bar)
         for folder in encoders if not dry_run else ():
-            _delete_encoder(store, folder, lease)
+            delete_encoder(store, folder, lease)
         run_bar = clock() - run_grace_seconds
         segments, contents = _prune_journal(store, kept, run_bar, lease, dry_run)
         caches, embeddings = _prune_caches(store, kept, run_bar, lease, dry_run)
     return Pruned(names, tuple(encoders), segments, contents, caches, embeddings)
+
+
+def delete_release(store: Store, release_id: str) -> None:
+    """Deletes a release; the holder of the lease must know that it isn't the current one."""
+    # Without its manifest it is debris, so dying on the way leaves nothing half there.
+    store.delete(f"{layout.release_folder(release_id)}/{layout.MANIFEST}")
+    store.delete(layout.release_folder(release_id))
 
 
 def _prune_journal(
@@ -210,7 +215,8 @@ def _unused_encoders(store: Store, kept: list[Manifest], bar: float) -> list[str
     return unused
 
 
-def _delete_encoder(store: Store, folder: str, lease: Lease) -> None:
+def delete_encoder(store: Store, folder: str, lease: Lease) -> None:
+    """Deletes an encoder that no release names. folder: relative to the serving root."""
     lease.renew()
     # On an object store the model goes first: without it the rest is debris.
     if store.local_path(folder) is None:

@@ -16,8 +16,10 @@ from serving.release.encoder_info import Probe
 from serving.release.lease import hold_lease
 from serving.storage import open_store
 from tests.serving.fake_model_server import MODEL, FakeModelServer, embed
+from tests.serving.journal.changes import delete, upsert
 from tests.serving.loop_thread import LoopThread
 from tests.serving.release_builder import build_release, png, publish_release
+from tests.serving.updated_root import UpdatedRoot
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -204,3 +206,41 @@ def test_as_a_process(root: pathlib.Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert [r["release_id"] for r in json.loads(done.stdout)] == [release_id]
+
+
+def test_purge(run: Run, root: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    updated = UpdatedRoot(str(root), tmp_path / "work")
+    updated.append(upsert("a.png", 2))
+    updated.reindex()
+    assert run("purges")[:2] == (0, "no purge was ever asked for\n")
+    assert run("purge")[:2] == (0, "nothing to purge\n")
+    [entry] = updated.writer.append([delete("a.png", purge=True)])
+    code, out, _ = run("purge")
+    assert code == 1
+    assert out.startswith("pending  asked 20")
+    assert out.endswith("a.png: the served release holds it: the next reindex publishes one without it\n")
+    updated.reindex()
+    assert "`lookalike releases purge` erases what is left" in run("purges")[1]
+    code, out, _ = run("purge")
+    assert code == 0
+    assert "of 1 items: 1 releases and 0 encoders deleted, 1 segments rewritten, 1 contents and 1 cached" in out
+    assert run("purge", "--json")[:2] == (0, '{\n "pending": [],\n "purged": null\n}\n')
+    code, out, _ = run("purges")
+    assert code == 0
+    assert out.startswith("done     20")
+    assert out.endswith("a.png\n")
+    [done] = json.loads(run("purges", "--json")[1])["done"]
+    assert done["items"] == {"a.png": list(entry.stamp)}
+
+
+def test_prune_says_what_of_the_journal_it_deletes(run: Run, root: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    updated = UpdatedRoot(str(root), tmp_path / "work")
+    updated.append(upsert("a.png", 2))
+    updated.reindex()
+    updated.append(delete("a.png"))
+    updated.reindex()
+    flags = ("prune", "--keep", "1", "--grace-seconds", "0", "--run-grace-seconds", "0")
+    out = run(*flags, "--dry-run")[1]
+    assert "would delete 2 segments of the journal\nwould delete 1 contents\nwould delete 1 cached embeddings\n" in out
+    assert run(*flags)[1] == out.replace("would delete", "deleted")
+    assert run(*flags)[1] == "nothing to delete\n"
