@@ -17,7 +17,7 @@ from components.ingest.listing import Source
 from components.trainer import EPOCHS
 from pipeline.config import PipelineConfig
 from pipeline.kubeflow_config import KubeflowConfig, StepConfig
-from pipeline.option_checks import require
+from pipeline.option_checks import require, require_one_of
 from pipeline.pipeline import create_training_pipeline
 from pipeline.reindex import create_reindex_pipeline
 
@@ -35,10 +35,12 @@ def compile_pipeline(config: PipelineConfig, kind: str) -> list[dict[str, Any]]:
 
     kind: `training` or `reindex`. Raises ConfigError where the config doesn't tell what every pod must know.
     """
+    require_one_of("pipeline", kind, PIPELINES)
     check(config)
-    pipeline = create_training_pipeline(config, run=RUN) if kind == "training" else create_reindex_pipeline(config)
-    components = [c for c in pipeline.components if isinstance(c, base_component.BaseComponent)]
-    _check_steps(config.kubeflow, [component.id for component in components])
+    made = {"training": create_training_pipeline(config, run=RUN), "reindex": create_reindex_pipeline(config)}
+    pipeline = made[kind]
+    components = list(pipeline.components)
+    _check_steps(config.kubeflow, [component.id for each in made.values() for component in each.components])
     parameters = open_parameters(config, components)
     set_beam_arguments(config.kubeflow, components)
     runner = tfx.orchestration.experimental.KubeflowV2DagRunner(
@@ -48,6 +50,9 @@ def compile_pipeline(config: PipelineConfig, kind: str) -> list[dict[str, Any]]:
     )
     job = runner.run(pipeline, write_out=False)
     spec = json_format.ParseDict(job["pipelineSpec"], pipeline_spec_pb2.PipelineSpec())
+    if "://" in config.root:
+        # Where the root is a mounted folder, artifacts lie where the cluster keeps them: it takes nothing but buckets.
+        spec.default_pipeline_root = pipeline.pipeline_info.pipeline_root
     for parameter in parameters:
         # TFX declares a parameter, and leaves its default out.
         declared = spec.root.input_definitions.parameters[parameter.name]
@@ -56,7 +61,7 @@ def compile_pipeline(config: PipelineConfig, kind: str) -> list[dict[str, Any]]:
         declared.is_optional = True
     for component in components:
         task = spec.root.dag.tasks[component.id]
-        _set_task(config.kubeflow, component, task, may_cache=pipeline.enable_cache and may_cache(component))
+        _set_task(config.kubeflow, component, task, cache=pipeline.enable_cache and may_cache(component))
     spec.deployment_spec.CopyFrom(_with_resources(config.kubeflow, components, spec.deployment_spec))
     documents = [json_format.MessageToDict(spec)]
     if config.kubeflow.volumes:
@@ -82,6 +87,10 @@ def check(config: PipelineConfig) -> None:
     ):
         shared = "://" in value or value.startswith("/")
         require(shared, f"{name} must be a URL or an absolute path on Kubeflow, got {value!r}.")
+    encoder = config.encoder
+    known = bool(encoder.height and encoder.width and encoder.channels)
+    # They can't be taken from the images: those are another run's parameter.
+    require(known, "encoder.height, width and channels must be set on Kubeflow.")
 
 
 def open_parameters(
@@ -121,12 +130,12 @@ def set_beam_arguments(kubeflow: KubeflowConfig, components: Iterable[base_compo
 
 def _check_steps(kubeflow: KubeflowConfig, known: list[str]) -> None:
     for name in kubeflow.steps:
-        require(name in known, f"kubeflow.steps.{name}: there are {', '.join(known)}.")
+        require(name in known, f"kubeflow.steps.{name}: there are {', '.join(dict.fromkeys(known))}.")
 
 
-def _set_task(kubeflow: KubeflowConfig, component: base_component.BaseComponent, task: Any, *, may_cache: bool) -> None:
+def _set_task(kubeflow: KubeflowConfig, component: base_component.BaseComponent, task: Any, *, cache: bool) -> None:
     step = kubeflow.steps.get(component.id, StepConfig())
-    task.caching_options.enable_cache = may_cache if step.cache is None else step.cache
+    task.caching_options.enable_cache = cache if step.cache is None else step.cache
     task.retry_policy.max_retry_count = kubeflow.retries if step.retries is None else step.retries
     task.retry_policy.backoff_duration.seconds = _BACKOFF_SECONDS
     task.retry_policy.backoff_factor = _BACKOFF_FACTOR
