@@ -17,6 +17,7 @@ from pipeline import demonstration, processes
 from pipeline.demonstration import Collection, DemoError
 
 HELP = "the whole of it on one machine, ending with an answer to look at"
+_WIDTH = 110  # characters of a log line that are shown: its end, which says what happened
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +61,8 @@ def _run_pipeline(folder: pathlib.Path, collection: Collection, arguments: argpa
         for line in process.stdout:
             handle.write(line)
             if any(sign in line for sign in (" is running.", "epoch ", "release ", " s\n")) or status:
-                print("  " + line.rstrip()[-110:], flush=True)
+                line = line.rstrip()
+                print("  " + (line if len(line) <= _WIDTH else "…" + line[1 - _WIDTH :]), flush=True)
         status = process.wait()
     if status:
         tail = log.read_text().splitlines()[-30:]
