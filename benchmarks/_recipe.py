@@ -41,10 +41,14 @@ def read_recipe(file: pathlib.Path) -> list[Step]:
     return steps
 
 
-def python_version(steps: list[Step]) -> str:
-    """Returns the CPython that the base image holds."""
-    (base,) = (step.text for step in steps if step.instruction == "ARG" and step.text.startswith("BASE="))
-    match = re.fullmatch(r"BASE=python:(\d+\.\d+)-slim-\w+@sha256:[0-9a-f]{64}", base)
+def build_arguments(steps: list[Step]) -> dict[str, str]:
+    """Returns the arguments of a recipe and their defaults."""
+    return dict(step.text.split("=", 1) for step in steps if step.instruction == "ARG")
+
+
+def python_version(base: str) -> str:
+    """Returns the CPython that a base image holds."""
+    match = re.fullmatch(r"python:(\d+\.\d+)-slim-\w+@sha256:[0-9a-f]{64}", base)
     if match is None:
         raise ValueError(f"the base must be a slim Python with a digest, got {base}.")
     return match[1]
@@ -60,10 +64,14 @@ def find_python(version: str) -> str:
     return str(pathlib.Path(sys.executable).resolve())
 
 
-def install(recipe: str, folder: pathlib.Path) -> pathlib.Path:
-    """Runs the install steps of kubernetes/images/RECIPE; returns the environment. Raises CalledProcessError."""
+def install(recipe: str, folder: pathlib.Path, **given: str) -> pathlib.Path:
+    """Runs the install steps of kubernetes/images/RECIPE; returns the environment. Raises CalledProcessError.
+
+    given: build arguments in place of their defaults.
+    """
     steps = read_recipe(IMAGES / recipe)
-    python = find_python(python_version(steps))
+    arguments = build_arguments(steps) | given
+    python = find_python(python_version(arguments["BASE"]))
     environment = {
         k: v for k, v in os.environ.items() if k not in ("PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "PYTHONPATH")
     }
@@ -71,7 +79,10 @@ def install(recipe: str, folder: pathlib.Path) -> pathlib.Path:
     for step in steps:
         if step.stage != "build":
             continue
-        if step.instruction == "ENV":
+        if step.instruction == "ARG":
+            name = step.text.partition("=")[0]
+            environment[name] = arguments[name]
+        elif step.instruction == "ENV":
             environment |= dict(pair.split("=", 1) for pair in shlex.split(step.text))
         elif step.instruction == "WORKDIR":
             where = pathlib.Path(_place(step.text, folder))

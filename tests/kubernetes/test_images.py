@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from benchmarks._recipe import IMAGES, install, python_version, read_recipe
+from benchmarks._recipe import IMAGES, build_arguments, install, python_version, read_recipe
 from tests.kubernetes.rendered import CHECKS, ROOT
 
 RECIPES = sorted(file.name for file in IMAGES.glob("*.Dockerfile"))
@@ -34,7 +34,7 @@ def test_what_is_wrong_with_a_recipe_is_noticed(tmp_path: pathlib.Path) -> None:
 def test_the_last_stage_is_small_and_powerless(recipe: str) -> None:
     steps = read_recipe(IMAGES / recipe)
     last = [step for step in steps if step.stage == "" and step.instruction not in ("ARG", "FROM")]
-    assert python_version(steps) in ("3.10", "3.11", "3.12")
+    assert python_version(build_arguments(steps)["BASE"]) in ("3.10", "3.11", "3.12")
     # Nothing is installed there, and nobody is root.
     assert [step.text for step in last if step.instruction == "COPY"] == ["--from=build /opt/lookalike /opt/lookalike"]
     assert not [step for step in last if step.instruction in ("RUN", "ADD")]
@@ -53,8 +53,13 @@ def test_everything_installed_is_locked(recipe: str) -> None:
     ]
     assert len(installs) == 2
     locked, ours = installs
-    assert "--require-hashes -r requirements/" in locked and locked.split()[-1].endswith(".lock")
+    assert "--require-hashes -r " in locked and locked.split()[-1].strip('"').endswith(".lock")
     assert "--no-deps --no-build-isolation ." in ours
+    copied = [s.text for s in read_recipe(IMAGES / recipe) if s.instruction == "COPY" and s.text.startswith("requi")]
+    locks = copied[0].split()[:-1]
+    assert all("--hash=sha256:" in (ROOT / lock).read_text() for lock in locks)
+    default = build_arguments(read_recipe(IMAGES / recipe)).get("LOCK", "serving")
+    assert f"requirements/{default}.lock" in locks
 
 
 def test_only_what_is_copied_is_sent() -> None:
