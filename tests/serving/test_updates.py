@@ -1,6 +1,5 @@
 """Upserts and deletes over real gateways, against one serving root."""
 
-import json
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -12,8 +11,7 @@ import pytest
 
 from lookalike.retrieval.v1 import retrieval_pb2
 from serving.client import Client, Credentials, Deleted, NewItem, Query, QueryFailed, Upserted
-from serving.gateway import logs
-from serving.gateway.options import Logs, Security, Updates
+from serving.gateway.options import Security, Updates
 from serving.images import canonicalize
 from serving.journal.clock import HybridClock, wall_milliseconds
 from serving.journal.entry import Tombstone, Upsert
@@ -192,23 +190,22 @@ def test_updates_are_not_taken_unless_told(loop: LoopThread, collection: Collect
             assert (error.code, error.reason) == ("FAILED_PRECONDITION", "UPDATES_NOT_ALLOWED")
 
 
-def test_it_takes_an_admin_who_is_written_down(
-    loop: LoopThread, collection: Collection, tmp_path: pathlib.Path
+def test_it_takes_an_admin_and_is_audited(
+    loop: LoopThread, collection: Collection, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    read, admin, audit = tmp_path / "read", tmp_path / "admin", tmp_path / "audit"
+    read, admin = tmp_path / "read", tmp_path / "admin"
     read.write_text("shop 0123456789abcdef0123\n")
     admin.write_text("ops fedcba98765432100123\n")
-    security = Security(read_tokens=str(read), admin_tokens=str(admin))
-    options = {"security": security, "logs": Logs(audit_file=str(audit)), "updates": Updates()}
-    logs.configure(options["logs"])
-    with running(loop, collection, credentials=Credentials(token_file=str(admin)), **options) as gateway:
+    options = {"security": Security(read_tokens=str(read), admin_tokens=str(admin)), "updates": Updates()}
+    credentials = Credentials(token_file=str(admin))
+    with caplog.at_level("INFO"), running(loop, collection, credentials=credentials, **options) as gateway:
         gateway.client.upsert("new", NEW)
         gateway.client.batch_delete(["new"])
         with Client(gateway.address, credentials=Credentials(token_file=str(read))) as reader:
             assert refused(lambda: reader.delete("item-1.png")).code == "PERMISSION_DENIED"
             assert refused(lambda: reader.upsert("new", NEW)).code == "PERMISSION_DENIED"
-    written = [json.loads(line) for line in audit.read_text().splitlines()]
-    assert [(w["method"], w["principal"], w["code"]) for w in written] == [
+    audit = [record.fields for record in caplog.records if record.name == "serving.audit"]
+    assert [(line["method"], line["principal"], line["code"]) for line in audit] == [
         ("Upsert", "ops", "OK"),
         ("BatchDelete", "ops", "OK"),
         ("Delete", "shop", "PERMISSION_DENIED"),
