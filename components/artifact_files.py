@@ -69,3 +69,11 @@ def stored_folder(store: Store, path: str) -> Iterator[pathlib.Path]:
         for file in sorted(pathlib.Path(folder).rglob("*")):
             if file.is_file():
                 store.write(f"{path}/{file.relative_to(folder).as_posix()}", file.read_bytes())
+
+
+@contextlib.contextmanager
+def output_folder(uri: str) -> Iterator[pathlib.Path]:
+    """Yields a local folder to write to; its files are below `uri` when the context ends."""
+    parent, _, name = uri.rstrip("/").rpartition("/")
+    with stored_folder(open_store(parent or "/"), name) as folder:
+        yield folder

@@ -1,10 +1,12 @@
 """Trains the network of a family and exports its encoder: the `run_fn` of TFX's Trainer."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import pathlib
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -13,6 +15,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from components import features
+from components.artifact_files import output_folder
 from components.evaluation import references
 from pipeline import export, preprocessing
 from pipeline.config import TrainingConfig, encoder_config
@@ -26,8 +29,27 @@ logger = logging.getLogger(__name__)
 def run_fn(fn_args: Any) -> None:
     """Trains by `fn_args.custom_config` (sections `encoder`, `training`; `checkpoints`, a folder) and exports.
 
-    A run that was killed goes on from its last whole epoch, as long as data, config and code are the same.
+    A run that was killed goes on from its last whole epoch, as long as data, config and code are the same and
+    `checkpoints` is not in an object store: there nothing of an interrupted run is kept.
     """
+    with (
+        output_folder(fn_args.serving_model_dir) as model,
+        output_folder(fn_args.model_run_dir) as logs,
+        _local_folder(fn_args.custom_config["checkpoints"]) as checkpoints,
+    ):
+        _train_and_export(fn_args, model, logs, checkpoints)
+
+
+@contextlib.contextmanager
+def _local_folder(uri: str) -> Iterator[pathlib.Path]:
+    if "://" not in uri:
+        yield pathlib.Path(uri)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield pathlib.Path(folder)
+
+
+def _train_and_export(fn_args: Any, model: pathlib.Path, logs: pathlib.Path, checkpoints: pathlib.Path) -> None:
     custom = fn_args.custom_config
     encoder = encoder_config(custom["encoder"])
     training = TrainingConfig(**custom["training"])
@@ -43,7 +65,7 @@ def run_fn(fn_args: Any) -> None:
     train = open_split(fn_args.train_files, with_labels=with_labels)
     evaluation = open_split(fn_args.eval_files, with_labels=with_labels, kinds=train.kinds)
     key = checkpoint_key(custom, [*train.files, *evaluation.files])
-    scratch = pathlib.Path(custom["checkpoints"]) / key
+    scratch = checkpoints / key
 
     def dataset(split: Split, name: str, shuffle_seed: int | None) -> tf.data.Dataset:
         return pixel_dataset(
@@ -67,7 +89,7 @@ def run_fn(fn_args: Any) -> None:
             training,
             steps_per_epoch=steps_per_epoch(train.count, training),
             checkpoints=scratch / "backup",
-            logs=pathlib.Path(fn_args.model_run_dir),
+            logs=logs,
         )
     info = {
         "family": encoder.family,
@@ -79,7 +101,7 @@ def run_fn(fn_args: Any) -> None:
         "normalised": True,
         "history": history,
     }
-    export.export(network, to_pixels, layer, pathlib.Path(fn_args.serving_model_dir), info)
+    export.export(network, to_pixels, layer, model, info)
 
 
 def build(encoder: EncoderConfig, collected: Collected | None = None) -> Network:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from pipeline import trainer
 from pipeline.config import TrainingConfig
 from pipeline.encoder_config import EncoderConfig
+from serving.storage import open_store
 
 
 def test_run_fn_trains_and_exports(fn_args):
@@ -24,6 +25,18 @@ def test_run_fn_trains_and_exports(fn_args):
     assert (info["family"], info["dimension"], info["channels"]) == ("convolutional", 4, 1)
     assert "serving_default" in tf.saved_model.load(fn_args.serving_model_dir).signatures
     assert list(pathlib.Path(fn_args.model_run_dir).rglob("events.out*"))
+
+
+@pytest.mark.slow
+def test_run_fn_exports_to_an_object_store(fn_args):
+    # As on Kubeflow, where artifacts lie in a bucket.
+    fn_args.serving_model_dir, fn_args.model_run_dir = "memory://trained/model", "memory://trained/logs"
+    fn_args.custom_config["checkpoints"] = "memory://trained/checkpoints"
+    trainer.run_fn(fn_args)
+    files = {stat.path for stat in open_store("memory://trained").files("")}
+    assert {"model/saved_model.pb", "model/assets.extra/lookalike_training.json"} <= files
+    assert any(file.startswith("logs/") and "events.out" in file for file in files)
+    assert not pathlib.Path("memory:").exists()
 
 
 def test_the_schedule_of_the_lineage_decays_by_the_step():
