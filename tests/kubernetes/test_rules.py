@@ -247,6 +247,28 @@ BROKEN: list[tuple[str, str, Break, str]] = [
         "unknown option drain_secs",
     ),
     (
+        "gateways_can_write_what_they_take",
+        "tests/updates",
+        lambda o: [
+            mount.update(readOnly=True)
+            for mount in container(o, "gateway")["volumeMounts"]
+            if mount["mountPath"] == "/serving-root"
+        ],
+        "takes updates, and its serving root is read-only",
+    ),
+    (
+        "gateways_can_write_what_they_take",
+        "tests/updates",
+        lambda o: argument(o, "gateway", "--admin-tokens", None),
+        "takes no updates, and its serving root is not read-only",
+    ),
+    (
+        "gateways_can_write_what_they_take",
+        "tests/updates",
+        lambda o: [argument(o, "gateway", flag, None) for flag in ("--tls-cert", "--tls-key", "--client-ca")],
+        "tokens in the clear",
+    ),
+    (
         "files_are_mounted",
         "overlays/local",
         lambda o: container(o, "gateway")["volumeMounts"].pop(0),

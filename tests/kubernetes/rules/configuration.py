@@ -140,6 +140,21 @@ def _with_file(text: str, read: Callable[[pathlib.Path], Any]) -> Any:
 
 
 @rule
+def gateways_can_write_what_they_take(objects: list[Object]) -> Iterator[str]:
+    for workload, container in containers(objects):
+        if workload.name != "gateway":
+            continue
+        config = gateway_config(workload, container, objects)
+        mounts = [each for each in container["volumeMounts"] if each["mountPath"] == config.serving_root]
+        read_only = [each.get("readOnly", False) for each in mounts]
+        if read_only and read_only != [not config.takes_updates]:
+            does = "takes" if config.takes_updates else "takes no"
+            yield f"{workload} {does} updates, and its serving root is {'' if read_only[0] else 'not '}read-only."
+        if config.takes_updates and not config.security.encrypts:
+            yield f"{workload} takes tokens in the clear."
+
+
+@rule
 def files_are_mounted(objects: list[Object]) -> Iterator[str]:
     names = {(o["kind"], o["metadata"]["name"]) for o in objects}
     for workload in workloads(objects):
