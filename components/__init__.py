@@ -13,6 +13,7 @@ _ARTIFACTS = {
     "IndexEvaluation",
     "IngestReport",
     "PublishedRelease",
+    "Updates",
     "VectorIndex",
 }
 

@@ -15,6 +15,12 @@ class BaseRelease(Artifact):
     TYPE_NAME = "components.BaseRelease"
 
 
+class Updates(Artifact):
+    """`state.sqlite` and `watermark.json`: what was upserted and deleted beside the images, out of the journal."""
+
+    TYPE_NAME = "components.Updates"
+
+
 class EncoderEvaluation(Artifact):
     """`evaluation.json`, `report.html` and pictures: the encoder beside its references."""
 

@@ -42,9 +42,17 @@ from components.ingest.shards import (
     shard_file,
     write_shard,
 )
+from components.ingest.updates import (
+    current_manifest,
+    fold_updates,
+    list_updates,
+    no_updates,
+    updates_digest,
+)
 from components.reindex.base import Base, read_base
 from components.reindex.unchanged import mark_unchanged
 from serving.images import DEFAULT_LIMITS, ImageLimits
+from serving.release.reader import read_manifest
 from serving.storage import open_store
 
 # What the component's spec and its artifacts name, beyond TFX's own keys.
@@ -52,6 +60,8 @@ IMAGES = "images"
 OPTIONS = "options"
 CODE = "code"
 REPORT_KEY = "report"
+UPDATES_KEY = "updates"
+SERVING_ROOT = "serving_root"
 BASE_KEY = "base"
 REINDEX = "reindex"
 MAX_REMOVED_SHARE = "max_removed_share"
@@ -60,6 +70,8 @@ REUSED_SPLIT = "reused_split"
 DATA_FINGERPRINT = "data_fingerprint"
 
 _LOG = logging.getLogger(__name__)
+
+_NO_UPDATES = SetDigest().hexdigest()
 
 
 def listing_digest(source: Source) -> str:
@@ -82,21 +94,36 @@ def listing_digest(source: Source) -> str:
 
 class _WriteShard(beam.DoFn):
     def __init__(
-        self, source: Source, options: IngestOptions, examples: str, report: str, base: Base | None = None
+        self,
+        source: Source,
+        options: IngestOptions,
+        examples: str,
+        report: str,
+        base: Base | None = None,
+        serving_root: str = "",
     ) -> None:
-        self._source, self._options, self._base = source, options, base
+        self._source, self._options, self._base, self._serving_root = source, options, base, serving_root
         self._examples, self._report = examples, report
 
     def process(self, element: tuple[int, Iterable[list[tuple[Any, ...]]]]) -> None:
         shard, pieces = element
         found = (Entry(*entry) for entries in pieces for entry in entries)
-        result = write_shard(self._source, self._options, shard, found, self._examples, self._report, self._base)
+        result = write_shard(
+            *(self._source, self._options, shard, found, self._examples, self._report, self._base, self._serving_root)
+        )
         open_store(self._report).write(_result_file(shard), result_to_json(result).encode())
 
 
 @beam.ptransform_fn
 def IngestCollection(
-    root: Any, source: Source, options: IngestOptions, examples: str, report: str, base: Base | None = None
+    root: Any,
+    source: Source,
+    options: IngestOptions,
+    examples: str,
+    report: str,
+    base: Base | None = None,
+    serving_root: str = "",
+    updates: str = "",
 ) -> Any:
     """Lists a collection and writes each shard's examples, its list of what was skipped and its result.
 
@@ -105,11 +132,12 @@ def IngestCollection(
     listed = root | "Source" >> beam.Create([source]) | "List" >> beam.FlatMap(list_by_shard, options.shards)
     # Every shard is written, also one that no item falls into.
     every = root | "EveryShard" >> beam.Create([(shard, []) for shard in range(options.shards)])
+    changed = root | "Updates" >> beam.Create([updates]) | "ListUpdates" >> beam.FlatMap(list_updates, options.shards)
     return (
-        (listed, every)
+        (listed, changed, every)
         | beam.Flatten()
         | beam.GroupByKey()
-        | "WriteShard" >> beam.ParDo(_WriteShard(source, options, examples, report, base))
+        | "WriteShard" >> beam.ParDo(_WriteShard(source, options, examples, report, base, serving_root))
     )
 
 
@@ -120,12 +148,15 @@ def ingest(
     report: str,
     pipeline: beam.Pipeline,
     *,
+    serving_root: str = "",
+    updates: str = "",
     base: Base | None = None,
     max_removed_share: float = 1.0,
     rebuild: bool = False,
 ) -> dict[str, Any]:
     """Runs IngestCollection in `pipeline`, writes `report.json` and `skipped.jsonl`; returns the report.
 
+    serving_root, updates: whose upserts and deletes are put over the images, and the Updates artifact that holds them.
     base: the release of a reindex. max_removed_share: of its items, in [0, 1]: where more are gone it is refused.
     rebuild: whether the steps that follow do their work also where nothing has changed.
 
@@ -135,7 +166,7 @@ def ingest(
     # Told apart from what Beam makes of an error in a worker.
     next(iter(list_entries(source)), None)
     with pipeline:
-        _ = pipeline | IngestCollection(source, options, examples, report, base)
+        _ = pipeline | IngestCollection(source, options, examples, report, base, serving_root, updates)
     store = open_store(report)
     total = merge(result_from_json(store.read(_result_file(shard)).decode()) for shard in range(options.shards))
     store.delete("results")
@@ -191,16 +222,22 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         source = options.source(exec_properties[IMAGES])
         examples = artifact_utils.get_single_instance(output_dict[standard_component_specs.EXAMPLES_KEY])
         report = artifact_utils.get_single_instance(output_dict[REPORT_KEY])
+        updates = artifact_utils.get_single_instance(output_dict[UPDATES_KEY])
         given = artifact_utils.get_single_instance(input_dict[BASE_KEY]) if input_dict.get(BASE_KEY) else None
+        base = None if given is None else read_base(given.uri)
+        differ = _fold(exec_properties[SERVING_ROOT], updates.uri, base)
         value = ingest(
             source,
             options,
             examples.uri,
             report.uri,
             self._make_beam_pipeline(),
-            base=None if given is None else read_base(given.uri),
+            serving_root=exec_properties[SERVING_ROOT],
+            updates=updates.uri,
+            base=base,
             max_removed_share=exec_properties[MAX_REMOVED_SHARE],
-            rebuild=bool(exec_properties[REBUILD]),
+            # A release that says more of the updates is worth having: the journal can then be cleared.
+            rebuild=differ or bool(exec_properties[REBUILD]),
         )
         examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
         examples_utils.set_payload_format(examples, example_gen_pb2.FORMAT_TF_EXAMPLE)
@@ -212,12 +249,22 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             examples.set_int_custom_property(utils.SPAN_PROPERTY_NAME, value["spans"][-1])
 
 
+def _fold(serving_root: str, target: str, base: Base | None) -> bool:
+    """Writes the Updates artifact; returns whether it holds other changes than the release that it builds on."""
+    if not serving_root:
+        no_updates(target)
+        return False
+    store = open_store(serving_root)
+    manifest = current_manifest(store) if base is None else read_manifest(store, base.release_id)
+    return fold_updates(serving_root, target, manifest)
+
+
 class _ListingProcessor(input_processor.FileBasedInputProcessor):
     """Fingerprints a collection by its listing."""
 
-    def __init__(self, source: Source, reindex: bool, *arguments: Any) -> None:
+    def __init__(self, source: Source, reindex: bool, serving_root: str, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._source, self._reindex = source, reindex
+        self._source, self._reindex, self._serving_root = source, reindex, serving_root
 
     def resolve_span_and_version(self) -> tuple[int, int | None]:
         return 0, None
@@ -226,7 +273,9 @@ class _ListingProcessor(input_processor.FileBasedInputProcessor):
         if self._reindex:
             # Every reindex has a base of its own, so no cache is ever asked: the executor lists, once.
             return "listing:"
-        return f"listing:{listing_digest(self._source)}"
+        listing = f"listing:{listing_digest(self._source)}"
+        updates = updates_digest(self._serving_root) if self._serving_root else _NO_UPDATES
+        return listing if updates == _NO_UPDATES else f"{listing} updates:{updates}"
 
 
 class Driver(driver.FileBasedDriver):
@@ -240,12 +289,15 @@ class Driver(driver.FileBasedDriver):
     ) -> dict[str, Any]:
         self._source = IngestOptions.from_json(exec_properties[OPTIONS]).source(exec_properties[IMAGES])
         self._reindex = bool(exec_properties[REINDEX])
+        self._serving_root = str(exec_properties[SERVING_ROOT])
         return super().resolve_exec_properties(exec_properties, pipeline_info, component_info)
 
     def get_input_processor(
         self, splits: Any, range_config: Any = None, input_base_uri: str | None = None
     ) -> input_processor.InputProcessor:
-        return _ListingProcessor(self._source, self._reindex, input_base_uri, splits, range_config)
+        return _ListingProcessor(
+            *(self._source, self._reindex, self._serving_root), input_base_uri, splits, range_config
+        )
 
 
 class ImageExampleGenSpec(component_spec.ComponentSpec):
@@ -256,6 +308,7 @@ class ImageExampleGenSpec(component_spec.ComponentSpec):
         IMAGES: component_spec.ExecutionParameter(type=str),
         OPTIONS: component_spec.ExecutionParameter(type=str),
         CODE: component_spec.ExecutionParameter(type=str),
+        SERVING_ROOT: component_spec.ExecutionParameter(type=str),
         REINDEX: component_spec.ExecutionParameter(type=int),
         MAX_REMOVED_SHARE: component_spec.ExecutionParameter(type=float),
         REBUILD: component_spec.ExecutionParameter(type=int),
@@ -266,11 +319,12 @@ class ImageExampleGenSpec(component_spec.ComponentSpec):
     OUTPUTS: ClassVar[dict[str, Any]] = {
         **standard_component_specs.FileBasedExampleGenSpec.OUTPUTS,
         REPORT_KEY: component_spec.ChannelParameter(type=artifacts.IngestReport),
+        UPDATES_KEY: component_spec.ChannelParameter(type=artifacts.Updates),
     }
 
 
 class ImageExampleGen(example_gen.FileBasedExampleGen):
-    """Ingests the images at `images`. Outputs: `examples` (splits `train` and `eval`) and `report`.
+    """Ingests the images at `images`. Outputs: `examples` (splits `train` and `eval`), `report` and `updates`.
 
     A FileBasedExampleGen, because on Kubeflow only that gets a driver, which looks at the files before the cache.
 
@@ -279,6 +333,9 @@ class ImageExampleGen(example_gen.FileBasedExampleGen):
             components/ingest/image_manifest.py). Local, or any URL that fsspec opens. On Kubeflow the images that a
             manifest names are seen to change if they lie below its folder; for others write the manifest anew.
         code: the fingerprint of our code (components/fingerprint.py).
+        serving_root: whose upserts and deletes, of the current release and of the journal, are put over the images:
+            what was deleted is left out until it is upserted again, what was upserted is in, whatever the folder holds.
+            Empty for none. A cache that only TFX's stock driver guards (on Kubeflow) doesn't see the journal.
         base: of a reindex, from ReleaseEncoder: what its release holds unchanged is not read again, and stands in the
             examples by its place there.
         max_removed_share: of the base's items, in [0, 1]; where more are gone the run is refused.
@@ -295,6 +352,7 @@ class ImageExampleGen(example_gen.FileBasedExampleGen):
         images: str,
         *,
         code: str,
+        serving_root: str = "",
         base: types.BaseChannel | None = None,
         max_removed_share: float = 0.5,
         rebuild: bool = False,
@@ -320,12 +378,14 @@ class ImageExampleGen(example_gen.FileBasedExampleGen):
             images=source.uri,
             options=options.to_json(),
             code=code,
+            serving_root=serving_root,
             reindex=int(base is not None),
             max_removed_share=max_removed_share,
             rebuild=int(rebuild),
             **({} if base is None else {BASE_KEY: base}),
             examples=types.Channel(type=standard_artifacts.Examples),
             report=types.Channel(type=artifacts.IngestReport),
+            updates=types.Channel(type=artifacts.Updates),
         )
         # FileBasedExampleGen's own constructor would make a spec without the report.
         base_beam_component.BaseBeamComponent.__init__(self, spec=spec)

@@ -1,5 +1,6 @@
 """Publishes an encoder and the index that was built with it, as one release."""
 
+import contextlib
 import json
 import logging
 import os
@@ -13,9 +14,10 @@ from tfx.utils import path_utils
 
 from components import index_evaluator
 from components.artifact_files import fetched_folder
-from components.artifacts import BaseRelease, IndexEvaluation, IngestReport, PublishedRelease, VectorIndex
+from components.artifacts import BaseRelease, IndexEvaluation, IngestReport, PublishedRelease, Updates, VectorIndex
 from components.index_builder import read_index
 from components.ingest.report import REPORT
+from components.ingest.updates import local_state
 from components.reindex.base import read_base
 from components.reindex.unchanged import unchanged_since
 from serving.release import layout
@@ -86,17 +88,21 @@ def publish_artifacts(
     model_name: str,
     lineage: dict[str, Any],
     holder: str,
+    updates: str = "",
     base: str | None = None,
 ) -> Published:
     """Publishes what lies at these URIs; see serving.release.publish for what it raises.
 
-    base: the release that a reindex was built on.
+    updates: the Updates artifact that the index was built with, empty for none. base: the release that a reindex was
+    built on.
     """
     described = read_index(index)
     measured = open_store(evaluation)
     value = json.loads(measured.read(index_evaluator.EVALUATION))
     index_evaluator.check_recall(value)
-    with fetched_folder(encoder) as encoder_folder, fetched_folder(index) as body:
+    with contextlib.ExitStack() as stack:
+        encoder_folder, body = (stack.enter_context(fetched_folder(uri)) for uri in (encoder, index))
+        state, watermark = stack.enter_context(local_state(updates)) if updates else (None, {})
         return publish(
             open_store(serving_root),
             encoder=encoder_folder,
@@ -108,6 +114,8 @@ def publish_artifacts(
             evaluation=value,
             lineage=lineage,
             holder=holder,
+            updates=state,
+            watermark=watermark,
             base=base,
             wait_seconds=_WAIT_SECONDS,
         )
@@ -131,6 +139,7 @@ def Publisher(
     infra_blessing: InputArtifact[standard_artifacts.InfraBlessing] = None,
     base: InputArtifact[BaseRelease] = None,
     report: InputArtifact[IngestReport] = None,
+    updates: InputArtifact[Updates] = None,
     model_name: Parameter[str] = "encoder",
     lineage: Parameter[str] = "",
     reindex_lease: Parameter[int] = 0,
@@ -140,8 +149,9 @@ def Publisher(
     """Makes the encoder and `index` the current release of `serving_root`, and writes its release.json.
 
     The encoder is the one that Pusher pushed (`pushed_model`) or, in a reindex, the one of ReleaseEncoder
-    (`infra_blessing`). base: of a reindex: where `CURRENT` is another by now, nothing is published. reindex_lease: the
-    number of the lease that the reindex holds; 0 where it holds none.
+    (`infra_blessing`). updates: the upserts and deletes that the index was built with. base: of a reindex: where
+    `CURRENT` is another by now, nothing is published. reindex_lease: the number of the lease that the reindex holds; 0
+    where it holds none.
     lineage: a JSON object, kept in the release with what `report`, of ingest, says of the data. code: the fingerprint
     of our code.
     run: something that no earlier run had. TFX decides about its cache for a pipeline as a whole, so this is what makes
@@ -164,6 +174,7 @@ def Publisher(
             model_name=Manifest.from_json(found).encoder.model if found else model_name,
             lineage={"code": code, "run": run, **(data_lineage(report.uri) if report else {}), **read_lineage(lineage)},
             holder=f"Publisher, process {os.getpid()} on {socket.gethostname()}",
+            updates=updates.uri if updates else "",
             base=given.release_id if given else None,
         )
     _log.info(

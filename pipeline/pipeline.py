@@ -36,7 +36,7 @@ def create_training_pipeline(config: PipelineConfig, *, metadata: Any = None, ru
     code = code_fingerprint()
 
     # The images, made canonical, as examples of two splits.
-    example_gen = ImageExampleGen(**ingest_options(config.ingest), code=code)
+    example_gen = ImageExampleGen(**ingest_options(config.ingest), serving_root=config.serving_root, code=code)
     examples = example_gen.outputs["examples"]
 
     # What is in the examples, and whether that is what was there before.
@@ -149,6 +149,7 @@ def create_training_pipeline(config: PipelineConfig, *, metadata: Any = None, ru
         index=builder.outputs["index"],
         index_evaluation=index_evaluator.outputs["evaluation"],
         report=example_gen.outputs["report"],
+        updates=example_gen.outputs["updates"],
         serving_root=config.serving_root,
         model_name=config.model_name,
         lineage=json.dumps({"pipeline": config.name, "config": dataclasses.asdict(config)}, sort_keys=True),

@@ -39,6 +39,7 @@ def create_reindex_pipeline(
     # The listing beside the release: only what is new or has changed is read.
     example_gen = ImageExampleGen(
         **ingest_options(config.ingest),
+        serving_root=config.serving_root,
         base=base,
         max_removed_share=config.reindex.max_removed_share,
         rebuild=config.reindex.rebuild,
@@ -73,6 +74,7 @@ def create_reindex_pipeline(
         index_evaluation=index_evaluator.outputs["evaluation"],
         base=base,
         report=example_gen.outputs["report"],
+        updates=example_gen.outputs["updates"],
         serving_root=config.serving_root,
         model_name=config.model_name,
         lineage=json.dumps(

@@ -112,7 +112,9 @@ def _summary(artifacts: pathlib.Path, watch: ComponentWatch, error: Exception | 
         compared = ingested["reindex"]
         counts = {name: value for name, value in compared.items() if type(value) is int}
         del counts["base_items"]
-        counts["skipped"] = ingested["skipped"]["total"]
+        counts.update(
+            {name: ingested[name] for name in ("upserts", "tombstones")}, skipped=ingested["skipped"]["total"]
+        )
         counts.update(encoded=0, cached=0, items=ingested["items"])
     if embedded:
         counts.update(encoded=embedded["encoded"], cached=embedded["cached"], items=sum(embedded["counts"]))

@@ -19,7 +19,7 @@ EXIT_CODES = {
 }
 # What the counts are of: items of the collection, but for `encoded` and `cached`, which are distinct contents.
 COUNTS = (
-    *("listed", "unchanged", "read", "new", "changed", "reworded", "removed", "skipped"),
+    *("listed", "unchanged", "read", "new", "changed", "reworded", "removed", "deleted", "skipped"),
     *("upserts", "tombstones", "encoded", "cached", "items"),
 )
 _JOB = "lookalike_reindex"

@@ -88,7 +88,8 @@ class Entry:
 
     size: bytes, -1 where unknown. version: what changes with its content (mtime in ns, or etag). place: where an
     archive holds it. is_claim: whether it says that it is an image. reason: why it can't be used, as far as is known
-    without reading it.
+    without reading it. update: `upsert` or `tombstone` where it comes from the updates of a serving root, and counts
+    whatever else is listed. content: of an upsert: sha256, width and height of its canonical image.
     """
 
     item_id: str
@@ -101,6 +102,8 @@ class Entry:
     attributes: tuple[tuple[str, int | float | str], ...] = ()
     is_claim: bool = True
     reason: str | None = None
+    update: str = ""
+    content: tuple[str, int, int] | None = None
 
     def to_tuple(self) -> tuple[Any, ...]:
         """Returns the fields: what a Beam runner holds of an entry takes half as much room."""

@@ -41,6 +41,9 @@ def merge(results: Iterable[ShardResult]) -> ShardResult:
         total.kept += result.kept
         total.reworded += result.reworded
         total.changed += result.changed
+        total.upserts += result.upserts
+        total.tombstones += result.tombstones
+        total.deleted += result.deleted
         total.duplicates += result.duplicates
         spans |= set(result.spans)
         fingerprint.merge(result.fingerprint)
@@ -103,6 +106,8 @@ def build_report(
         "all_listed_in": SKIPPED,
         "listing_digest": _hexdigest(total.listing),
         "data_fingerprint": _hexdigest(total.fingerprint),
+        "upserts": total.upserts,
+        "tombstones": total.tombstones,
         "reindex": None if base is None else _compared(base, total),
     }
 
@@ -111,6 +116,7 @@ def _compared(base: Base, total: ShardResult) -> dict[str, Any]:
     """Returns the collection beside its base: counts of items, and the release."""
     items = sum(total.items.values())
     read = items - total.kept
+    gone = base.count - total.kept - total.changed
     return {
         "base": base.release_id,
         "base_items": base.count,
@@ -121,13 +127,15 @@ def _compared(base: Base, total: ShardResult) -> dict[str, Any]:
         "read": read,
         "changed": total.changed,
         "new": read - total.changed,
-        "removed": base.count - total.kept - total.changed,
+        # What was deleted by a tombstone is meant; what is gone from the images may be an accident.
+        "removed": gone - total.deleted,
+        "deleted": total.deleted,
     }
 
 
 def is_unchanged(compared: dict[str, Any]) -> bool:
     """Returns whether a collection is what its base holds. compared: the report's `reindex`."""
-    return compared["same_encoder"] and not any(compared[name] for name in ("reworded", "read", "removed"))
+    return compared["same_encoder"] and not any(compared[name] for name in ("reworded", "read", "removed", "deleted"))
 
 
 def check_removed(source: Source, compared: dict[str, Any], max_removed_share: float) -> None:

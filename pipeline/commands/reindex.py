@@ -88,7 +88,7 @@ def _print(summary: "ReindexSummary", serving_root: str) -> None:
     if summary.exit_code:
         print(f"lookalike reindex: {summary.status}: {summary.error}", file=sys.stderr)
         return
-    told = ("items", "unchanged", "new", "changed", "removed", "upserts", "tombstones", "skipped", "encoded")
+    told = ("items", "unchanged", "new", "changed", "removed", "deleted", "upserts", "tombstones", "skipped", "encoded")
     print(", ".join(f"{name} {summary.counts[name]}" for name in told if name in summary.counts))
     if summary.status == "unchanged":
         print(f"unchanged: {summary.release_id} holds all of it, after {summary.seconds:.0f} s")
