@@ -4,8 +4,8 @@
   make bench NAME=updates SCALE=small      5,000 items, shorter runs
 
 Model server, two gateways on one serving root, and two load generators are processes of their own; all share the cores.
-  upserts          acknowledged a second: each decoded, encoded, synced to the disk in the journal, and searched; so many
-                   in flight. Their images are the demo's digits (or those of IMAGES)
+  upserts          acknowledged a second, so many in flight: each decoded, encoded, synced to the disk in the journal,
+                   and searched. Their images are the demo's digits (or those of IMAGES)
   queries          by vector, at a fixed rate, alone and while upserts come at UPSERTS a second: A B A B ..., medians of
                    the 99th percentile as a caller feels it, from when the call was due
   visible          seconds from an acknowledgement by one gateway to the first answer of the other that holds the item
@@ -109,7 +109,7 @@ class Benchmark:
                     time.sleep(0.002)
                 seconds.append(time.perf_counter() - acknowledged)
         self.rows.append(
-            {"what": "visible to the other gateway, s", "p50 s": float(np.median(seconds)), "max s": max(seconds)}
+            {"what": "visible to the other gateway", "p50 s": float(np.median(seconds)), "max s": max(seconds)}
         )
         self.goals.append(Goal("seconds until the other gateway has it, at most", max(seconds), 2.0, at_most=True))
 
