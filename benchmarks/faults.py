@@ -97,7 +97,7 @@ def overloads(collection: Collection) -> Outcome:
         )
         rows.append(dataclasses.asdict(found))
         # Neither answered nor refused in the way that the API promises.
-        other = 1 - found.shares.get("OK", 0) - found.shares.get("RESOURCE_EXHAUSTED", 0)
+        other = 1 - sum(found.shares.get(code, 0) for code in ("OK", "RESOURCE_EXHAUSTED", "CANCELLED"))
         timed += [
             Goal(f"{kind}: goodput at 3 x peak, of peak", found.goodput / found.peak, 0.9),
             Goal(f"{kind}: p99 of a rejection, ms", 1e3 * found.rejection_p99, 20, at_most=True),

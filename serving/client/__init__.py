@@ -1,20 +1,10 @@
 """A small typed client of the gateway."""
 
-from serving.client.client import (
-    Answer,
-    Client,
-    Credentials,
-    Deleted,
-    Embedding,
-    FilterSyntaxError,
-    Item,
-    Neighbor,
-    NewItem,
-    Query,
-    QueryFailed,
-    Release,
-    Upserted,
-)
+from serving.client.answers import Answer, Deleted, Embedding, Item, Neighbor, Release, Upserted
+from serving.client.channel import Credentials
+from serving.client.client import Client, NewItem, Query
+from serving.client.failures import QueryFailed
+from serving.search.filter_language import FilterSyntaxError
 
 __all__ = [
     "Answer",

@@ -17,7 +17,6 @@ from serving.client.answers import (
     Deleted,
     Embedding,
     Item,
-    Neighbor,
     Release,
     Upserted,
     to_answer,
@@ -29,24 +28,8 @@ from serving.client.answers import (
 from serving.client.channel import Credentials, open_channel
 from serving.client.failures import QueryFailed
 from serving.search import filter_language
-from serving.search.filter_language import FilterSyntaxError
 from serving.search.filters import Filter
 
-__all__ = [
-    "Answer",
-    "Client",
-    "Credentials",
-    "Deleted",
-    "Embedding",
-    "FilterSyntaxError",
-    "Item",
-    "Neighbor",
-    "NewItem",
-    "Query",
-    "QueryFailed",
-    "Release",
-    "Upserted",
-]
 Value = str | int | float | bool
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 

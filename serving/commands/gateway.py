@@ -78,6 +78,7 @@ _SECTIONS = {
     "monitoring": {
         "metrics_port": "port of /metrics for Prometheus, 0 for a free one",
         "metrics_host": "address to listen on for it",
+        "metrics_insecure": "listen for it beyond loopback",
         "metrics_port_file": "file to write that port to",
         "reconstruct_images": "share of query images that are reconstructed to see drift, in [0, 1]",
         "trace_endpoint": "OTLP collector (gRPC) that traces are sent to",

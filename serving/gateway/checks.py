@@ -1,6 +1,7 @@
 """What every option must be: of its type, and within its range. The error says which, the limit and the value."""
 
 import dataclasses
+import ipaddress
 from typing import Any
 
 
@@ -30,3 +31,11 @@ def check_range(name: str, value: float, least: float, most: float) -> None:
     """Raises ConfigError unless least <= value <= most."""
     if not least <= value <= most:
         raise ConfigError(f"{name} must be in [{least}, {most}], got {value}.")
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether only this machine can connect to an address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,14 +1,13 @@
 """What the gateway can be told, in one place: each field is a flag and a key of the YAML file."""
 
 import dataclasses
-import ipaddress
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
-from serving.gateway.checks import ConfigError, check_range, check_types
+from serving.gateway.checks import ConfigError, check_range, check_types, is_loopback
 from serving.gateway.options import Connections, Decoding, Encoding, Limits, Logs, Monitoring, Security, Updates
 
 __all__ = ["ConfigError", "GatewayConfig"]
@@ -80,7 +79,7 @@ class GatewayConfig:
         check_range("drain_seconds", self.drain_seconds, 0, 3600)
         check_range("grace_seconds", self.grace_seconds, 0, 3600)
         missing = self.security.missing()
-        if missing and not self.insecure and not _is_loopback(self.host):
+        if missing and not self.insecure and not is_loopback(self.host):
             raise ConfigError(
                 f"host {self.host} is not loopback, and there is no {' and no '.join(missing)}: "
                 "give that, listen on 127.0.0.1, or say insecure where the network itself keeps others out."
@@ -138,10 +137,3 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{file} must hold options as `name: value`.")
     return {str(name): value for name, value in values.items()}
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import pathlib
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,9 @@ from serving.telemetry.worker_metrics import MeteredWorkers
 if TYPE_CHECKING:
     from serving.telemetry.tracing import Tracing
 
+# How long a thread may keep Python's lock from the others. By default 5 ms, and a query takes the lock several times:
+# while a release is loaded each would take tens of milliseconds.
+_SWITCH_SECONDS = 0.0005
 _log = logging.getLogger(__name__)
 
 
@@ -215,6 +219,7 @@ async def serve(
 
     process: its number among several. listening: called when it does. end_with: a file whose end is a signal, too.
     """
+    sys.setswitchinterval(_SWITCH_SECONDS)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     signals = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) is not signal.SIG_IGN]

@@ -11,6 +11,7 @@ from serving.search.held import Held
 SERVICE = "lookalike.retrieval.v1.RetrievalService"
 ENCODER = "lookalike.encoder"
 _ASK_SECONDS = 2.0
+_AWAY_SECONDS = 0.25
 _log = logging.getLogger(__name__)
 
 
@@ -42,7 +43,8 @@ class Health:
                 wanted = release.manifest.encoder
                 answers = await encoder.available(model=wanted.model, version=wanted.version, timeout=_ASK_SECONDS)
                 await self._encoder_is(answers, f"{wanted.model}/{wanted.version}")
-            await asyncio.sleep(poll_seconds)
+            # Who waits for it to be back should know soon.
+            await asyncio.sleep(poll_seconds if self._encoder else min(poll_seconds, _AWAY_SECONDS))
 
     async def _encoder_is(self, available: bool, name: str) -> None:
         if available != self._encoder:

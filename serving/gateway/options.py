@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from serving.gateway.checks import ConfigError, check_range, check_types
+from serving.gateway.checks import ConfigError, check_range, check_types, is_loopback
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,14 +14,15 @@ class Limits:
       images, and a quarter for those without, so that neither can crowd out the other.
     in_flight_bytes: of all requests at work. request_bytes: of one. metadata_bytes: of one's headers.
     backlog: requests that have arrived and that the gateway hasn't looked at; about so many more are dropped by gRPC
-      itself, which is all that is cheap enough when they come several times as fast as they can even be refused.
+      itself, which is all that is cheap enough when they come several times as fast as they can even be refused. It
+      also bridges moments in which the gateway looks at nothing, such as when a release is loaded.
     """
 
     in_flight: int = 128
     in_flight_bytes: int = 256 * 2**20
     request_bytes: int = 20 * 2**20 + 2**16
     metadata_bytes: int = 8192
-    backlog: int = 128
+    backlog: int = 512
 
     def __post_init__(self) -> None:
         check_types(self, "limits.")
@@ -205,7 +206,8 @@ class Monitoring:
     """How the gateway is seen from outside; docs/monitoring.md says by what.
 
     metrics_port: where Prometheus finds /metrics, over plain HTTP; None is nowhere, 0 a free one. Of several processes
-      each has a port of its own, from this one on. metrics_host: where to listen for it, loopback unless told.
+      each has a port of its own, from this one on. metrics_host: where to listen for it; beyond loopback only with
+      metrics_insecure, where the network itself keeps others out.
       metrics_port_file: written with the port; by processes after the first with their number behind a dot.
     reconstruct_images: the share of query images that the encoder is asked to reconstruct, in [0, 1], to see drift;
       none without a metrics_port.
@@ -215,6 +217,7 @@ class Monitoring:
 
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
+    metrics_insecure: bool = False
     metrics_port_file: str | None = None
     reconstruct_images: float = 0.01
     trace_endpoint: str | None = None
@@ -224,6 +227,11 @@ class Monitoring:
         check_types(self, "monitoring.")
         if self.metrics_port is not None:
             check_range("monitoring.metrics_port", self.metrics_port, 0, 65535)
+            if not self.metrics_insecure and not is_loopback(self.metrics_host):
+                raise ConfigError(
+                    f"monitoring.metrics_host {self.metrics_host} is not loopback, and whoever can connect is told: "
+                    "listen on 127.0.0.1, or say metrics_insecure where the network itself keeps others out."
+                )
         # By the scheme it is known whether to encrypt; without one, spans would get lost without a word.
         if self.trace_endpoint is not None and not self.trace_endpoint.startswith(("http://", "https://")):
             raise ConfigError(

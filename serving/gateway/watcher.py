@@ -22,6 +22,8 @@ from serving.storage import Store
 
 # For the probe through the live encoder: a few images.
 _PROBE_SECONDS = 30.0
+# Until something is served: what is waited for may be there at any moment, and clients have nothing meanwhile.
+_FIRST_POLL_SECONDS = 0.25
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
@@ -66,7 +68,7 @@ class Watcher:
         while True:
             if await self.poll():
                 await on_flip()
-            await asyncio.sleep(poll_seconds)
+            await asyncio.sleep(min(poll_seconds, _FIRST_POLL_SECONDS) if self._held.current is None else poll_seconds)
 
     async def poll(self) -> bool:
         """Looks once; returns whether the served release has changed. Raises nothing: a watcher must not die."""

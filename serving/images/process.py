@@ -25,8 +25,17 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     memory = options.pop("memory_bytes")
     limits = ImageLimits(**{**options, "formats": tuple(options["formats"])})
+    silence_libraries()
     limit_resources(memory)
     serve(sys.stdin.buffer, sys.stdout.buffer, limits)
+
+
+def silence_libraries() -> None:
+    """Throws away what libraries in C write to stderr, such as what libtiff thinks of a file; Python's own stays."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    os.close(nothing)
 
 
 def limit_resources(memory: int) -> None:

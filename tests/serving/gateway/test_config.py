@@ -34,6 +34,14 @@ def test_flags_override_the_file(tmp_path: pathlib.Path) -> None:
         ({"serving_root": "r", "batches": 0.5}, r"encoding\.batches must be int, got 0\.5"),
         ({"serving_root": "r", "trace_endpoint": "otel:4317"}, "must begin with http:// or https://, got 'otel:4317'"),
         ({"serving_root": "r", "metrics_port": 65536}, r"monitoring\.metrics_port must be in \[0, 65535\]"),
+        (
+            {"serving_root": "r", "metrics_port": 0, "metrics_host": "0.0.0.0"},
+            r"metrics_host 0\.0\.0\.0 is not loopback",
+        ),
+        (
+            {"serving_root": "r", "metrics_port": 1, "metrics_host": "::", "insecure": True},
+            "say metrics_insecure where",
+        ),
         ({"serving_root": "r", "log_format": "xml"}, "must be text or json, got 'xml'"),
     ],
 )
@@ -45,6 +53,13 @@ def test_a_wrong_option_is_named(values: dict, message: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_loopback_needs_no_permission(host: str) -> None:
     assert GatewayConfig(serving_root="r", host=host).host == host
+
+
+def test_metrics_beyond_loopback_when_told() -> None:
+    told = {"serving_root": "r", "metrics_port": 0, "metrics_host": "0.0.0.0", "metrics_insecure": True}
+    assert GatewayConfig.load(None, told).monitoring.metrics_host == "0.0.0.0"
+    # Where nothing listens there is nothing to refuse.
+    assert GatewayConfig.load(None, {"serving_root": "r", "metrics_host": "0.0.0.0"}).monitoring.metrics_port is None
 
 
 def test_beyond_loopback_when_told() -> None:

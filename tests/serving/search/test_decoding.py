@@ -81,6 +81,24 @@ def test_what_is_refused_is_refused_alone_and_in_the_same_words(decode: Decode, 
     assert str(bad) == str(expected.value) == str(decode(spoilt)[0])
 
 
+def test_what_libtiff_thinks_of_a_damaged_file_is_kept_from_the_log(
+    decode: Decode, capfd: pytest.CaptureFixture[str]
+) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40), np.uint8)).save(
+        buffer, "TIFF", compression="tiff_lzw"
+    )
+    good = buffer.getvalue()
+    damaged = bytearray(good)
+    damaged[200:600] = b"\xff" * 400
+    found, bad = decode(good, bytes(damaged))
+    assert found == canonicalize(good).data and isinstance(bad, errors.InvalidQuery)
+    assert capfd.readouterr().err == ""
+    with pytest.raises(ImageError):
+        canonicalize(bytes(damaged))
+    assert capfd.readouterr().err, "there was nothing to keep"
+
+
 def test_scans_count(decode: Decode) -> None:
     plain, progressive = picture(300, 300), picture(300, 300, progressive=True)
     assert canonicalize_up_to(89_999, plain) is None and canonicalize_up_to(90_000, plain) == canonicalize(plain)
