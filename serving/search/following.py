@@ -118,6 +118,7 @@ class Following:
             self._reader = loaded.reader
             self._waiting.clear()
             self._builders = [loaded.builder, *(b for b in self._builders if b is not loaded.builder)]
+            self._forget()
             self.seen = time.monotonic()
         self._advise()
 
@@ -166,10 +167,8 @@ class Following:
             self._advise()
 
     async def _spread(self, entries: Sequence[Entry]) -> None:
+        self._forget()
         holdings = self._held.take_all()
-        # What is held no longer needs nothing any more.
-        searchers = [holding.searcher for holding in holdings]
-        self._builders = [builder for builder in self._builders if builder.searcher in searchers]
         # Each is dropped by the thread that works on it, which ends also where nobody waits for it any more.
         pending = []
         for holding in holdings:
@@ -182,6 +181,11 @@ class Following:
                     # What was waiting and has been changed since is no longer wanted.
                     self._waiting.pop(entry.change.item_id, None)
                 self._waiting.update((entry.change.item_id, entry) for entry in missing)
+
+    def _forget(self) -> None:
+        """Lets go of what is held no longer."""
+        held = [self._held.current, *self._held.kept]
+        self._builders = [builder for builder in self._builders if builder.searcher.release in held]
 
     def _add_to(self, holding: Holding, entries: Sequence[Entry]) -> list[Entry]:
         builder = next((builder for builder in self._builders if builder.searcher is holding.searcher), None)

@@ -10,7 +10,7 @@ import numpy as np
 from serving.images import ImageError, thumbnail
 from serving.index import Embeddings
 from serving.journal.clock import Stamp
-from serving.journal.entry import Entry, Upsert
+from serving.journal.entry import Entry, Tombstone, Upsert
 from serving.release.items import Item
 from serving.search.merged import Merged
 from serving.search.overlay import Overlay
@@ -85,6 +85,9 @@ class OverlayBuilder(Generic[T]):
                     missing.append(entry)
             if latest:
                 self._change(list(latest), ready)
+            if any(isinstance(entry.change, Tombstone) and entry.change.purge for entry in latest.values()):
+                # Its thumbnail must not stay in memory either.
+                self._compact()
             return missing
 
     def embed(self, entries: Sequence[Entry], embeddings: Mapping[int, Embeddings]) -> None:
@@ -139,6 +142,10 @@ class OverlayBuilder(Generic[T]):
         self._hidden = np.union1d(self._hidden, rows)
         if len(self._live) > max(_DEAD_ROWS, 2 * self._count):
             self._compact()
+        else:
+            self._show()
+
+    def _show(self) -> None:
         overlay = Overlay(self._rows, self._live, self._hidden)
         self.searcher.view = self.searcher if overlay.empty else Merged(self.searcher, overlay)
 
@@ -150,6 +157,7 @@ class OverlayBuilder(Generic[T]):
             rows.add(old.items[row], old.thumbnails[row], embeddings[row], old.rendered[row])
         self._rows = rows
         self._live = np.ones(len(rows), np.bool_)
+        self._show()
 
 
 def _thumbnail(image: bytes) -> bytes:
