@@ -1,9 +1,10 @@
-"""Real gateway processes, one of them killed in the middle of upserts: what was acknowledged is there."""
+"""Updates over real gateway processes: one killed in the middle of upserts, and several on one port."""
 
 import pathlib
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -44,38 +45,60 @@ class Writing(threading.Thread):
                     return
 
 
+@pytest.fixture
+def encoder(loop: LoopThread) -> Iterator[FakeModelServer]:
+    encoder = FakeModelServer(dimension=16)
+    loop.run(encoder.start())
+    yield encoder
+    loop.run(encoder.stop())
+
+
 @pytest.mark.slow
-def test_what_was_acknowledged_outlives_a_kill(loop: LoopThread, tmp_path: pathlib.Path) -> None:
+def test_processes_on_one_port_see_what_each_other_took(encoder: FakeModelServer, tmp_path: pathlib.Path) -> None:
     collection = Collection(tmp_path / "root")
     collection.publish()
-    encoder = FakeModelServer(dimension=collection.dimension)
-    loop.run(encoder.start())
     flags = ["--serving-root", str(collection.root), "--encoder", encoder.address, "--allow-updates"]
-    try:
-        with GatewayProcess(tmp_path / "other", *flags) as other, GatewayProcess(tmp_path / "killed", *flags) as killed:
-            for process in (killed, other):
-                with Client(process.address) as client:
-                    client.wait_until_serving(60)
-            writers = [Writing(killed.address, number) for number in range(WRITERS)]
-            for writer in writers:
-                writer.start()
-            while min(len(writer.acknowledged) for writer in writers) < ENOUGH // WRITERS:
-                assert all(writer.is_alive() for writer in writers), killed.log
-                time.sleep(0.01)
-            killed.send(signal.SIGKILL)
-            killed.wait()
-            for writer in writers:
-                writer.join()
-            acknowledged = {name: seed for writer in writers for name, seed in writer.acknowledged.items()}
-            assert len(acknowledged) >= ENOUGH
-            with GatewayProcess(tmp_path / "again", *flags) as again, Client(again.address) as client:
+    with GatewayProcess(tmp_path / "two", *flags, "--processes", "2") as gateway:
+        with Client(gateway.address) as client:
+            client.wait_until_serving(60)
+            for i in range(5):
+                client.upsert(f"new-{i}", png(1000 + i))
+            client.delete("item-3.png")
+        # Each connection is given to one of them.
+        for _ in range(12):
+            with Client(gateway.address) as client:
+                until_checked(client, {**{f"new-{i}": 1000 + i for i in range(5)}, "item-3.png": None})
+        writers = {path.parent.name for path in (collection.root / "journal").rglob("*.segment")}
+        assert len(writers) == 1
+
+
+@pytest.mark.slow
+def test_what_was_acknowledged_outlives_a_kill(encoder: FakeModelServer, tmp_path: pathlib.Path) -> None:
+    collection = Collection(tmp_path / "root")
+    collection.publish()
+    flags = ["--serving-root", str(collection.root), "--encoder", encoder.address, "--allow-updates"]
+    with GatewayProcess(tmp_path / "other", *flags) as other, GatewayProcess(tmp_path / "killed", *flags) as killed:
+        for process in (killed, other):
+            with Client(process.address) as client:
                 client.wait_until_serving(60)
-                # The one that was started after it, at once; the one that was there, within its promise.
-                check(client, acknowledged)
-            with Client(other.address) as client:
-                until_checked(client, acknowledged)
-    finally:
-        loop.run(encoder.stop())
+        writers = [Writing(killed.address, number) for number in range(WRITERS)]
+        for writer in writers:
+            writer.start()
+        while min(len(writer.acknowledged) for writer in writers) < ENOUGH // WRITERS:
+            assert all(writer.is_alive() for writer in writers), killed.log
+            time.sleep(0.01)
+        killed.send(signal.SIGKILL)
+        killed.wait()
+        for writer in writers:
+            writer.join()
+        acknowledged = {name: seed for writer in writers for name, seed in writer.acknowledged.items()}
+        assert len(acknowledged) >= ENOUGH
+        with GatewayProcess(tmp_path / "again", *flags) as again, Client(again.address) as client:
+            client.wait_until_serving(60)
+            # The one that was started after it, at once; the one that was there, within its promise.
+            check(client, acknowledged)
+        with Client(other.address) as client:
+            until_checked(client, acknowledged)
 
 
 def check(client: Client, acknowledged: dict[str, int | None]) -> None:
