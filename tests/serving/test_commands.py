@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from serving.client import Client
+from serving.gateway.options import Updates
 from tests.serving.collection import Collection
 from tests.serving.loop_thread import LoopThread
 from tests.serving.pictures import png
@@ -42,6 +43,32 @@ def test_query_prints_a_table(running: Running, tmp_path) -> None:
     assert lines[1].split() == ["1", "1.0000", "item-3.png", "16x16", "half=1.5", "label=3", "number=3", "odd=True"]
     assert len(lines) == 5
     assert lines[4].startswith(f"release {running.collection.current}, encoder version 1, ")
+
+
+def test_upsert_and_delete(loop: LoopThread, tmp_path) -> None:
+    collection = Collection(tmp_path / "root")
+    collection.publish()
+    file = tmp_path / "x.png"
+    file.write_bytes(png(777))
+    with Running(loop, collection, updates=Updates(allow_updates=True, advise_items=2)) as running:
+        running.client.wait_until_serving(10)
+        at = ["--address", running.address]
+        given = ["--attribute", "label=shoe", "--attribute", "price=49.9", "--attribute", 'size="42"']
+        done = run("upsert", "--image", str(file), "--id", "new.png", *given, "--uri", "file:///x.png", *at)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == f"new.png added, beside release {collection.current}\n"
+        item = running.client.get_item("new.png")
+        assert (item.attributes, item.uri) == ({"label": "shoe", "price": 49.9, "size": "42"}, "file:///x.png")
+        assert "replaced" in run("upsert", "--image", str(file), "--id", "new.png", *at).stdout
+        assert run("delete", "--id", "item-3.png", *at).stdout == "item-3.png deleted; it is time to reindex\n"
+        done = run("delete", "--id", "item-3.png", "--purge", *at)
+        assert (done.returncode, done.stdout.split(";")[0]) == (0, "item-3.png was not there")
+        done = run("upsert", "--image", str(tmp_path / "none.png"), "--id", "x", *at)
+        assert (done.returncode, "can't read" in done.stderr) == (2, True)
+        done = run("upsert", "--image", str(file), "--id", "x", "--attribute", "price", *at)
+        assert (done.returncode, "NAME=VALUE" in done.stderr) == (2, True)
+        done = run("delete", "--id", "", *at)
+        assert (done.returncode, "[INVALID_ARGUMENT]" in done.stderr) == (1, True)
 
 
 def test_query_prints_json(running: Running) -> None:

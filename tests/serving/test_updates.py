@@ -2,6 +2,7 @@
 
 import pathlib
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -274,6 +275,24 @@ def test_others_see_it_and_a_restart_loses_nothing(loop: LoopThread, collection:
         # The first answer after SERVING.
         assert names(again)[0] == "new"
         assert again.client.batch_get_items(["item-3.png"]) == [None]
+
+
+def test_it_works_the_same_on_an_object_store(loop: LoopThread, collection: Collection) -> None:
+    store = open_store(f"memory://{uuid.uuid4().hex}")
+    for file in sorted(collection.root.rglob("*")):
+        if file.is_file():
+            store.put(file, file.relative_to(collection.root).as_posix())
+    options = {"serving_root": store.uri}
+    with running(loop, collection, **options) as one, running(loop, collection, **options) as other:
+        one.client.batch_upsert([NewItem(f"new-{i}", png(777 + i)) for i in range(5)])
+        one.client.delete("new-4")
+        other.client.delete("item-3.png")
+        until(lambda: names(other)[0] == "new-0")
+        until(lambda: one.client.batch_get_items(["item-3.png"]) == [None])
+    with running(loop, collection, **options) as again:
+        found = again.client.batch_get_items(["new-0", "new-3", "new-4", "item-3.png"])
+        assert [item and item.item_id for item in found] == ["new-0", "new-3", None, None]
+    store.delete("")
 
 
 def test_the_later_of_two_writers_wins_whatever_their_clocks_say(loop: LoopThread, collection: Collection) -> None:
