@@ -1,5 +1,6 @@
 """Ingests images: a folder, archive or manifest becomes tf.Examples of canonical images, sharded and split."""
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -59,6 +60,7 @@ from serving.storage import open_store
 IMAGES = "images"
 OPTIONS = "options"
 CODE = "code"
+LAST_SPAN = "last_span"
 REPORT_KEY = "report"
 UPDATES_KEY = "updates"
 SERVING_ROOT = "serving_root"
@@ -218,7 +220,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
     ) -> None:
         """Writes `examples` and `report`; raises ListingError or IngestError where the collection can't be used."""
         self._log_startup(input_dict, output_dict, exec_properties)
-        options = IngestOptions.from_json(exec_properties[OPTIONS])
+        options = _options(exec_properties)
         source = options.source(exec_properties[IMAGES])
         examples = artifact_utils.get_single_instance(output_dict[standard_component_specs.EXAMPLES_KEY])
         report = artifact_utils.get_single_instance(output_dict[REPORT_KEY])
@@ -247,6 +249,13 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         examples.set_string_custom_property(REUSED_SPLIT, value["reused_split"] or "")
         if value["spans"]:
             examples.set_int_custom_property(utils.SPAN_PROPERTY_NAME, value["spans"][-1])
+
+
+def _options(exec_properties: dict[str, Any]) -> IngestOptions:
+    # A parameter of its own: a run on Kubeflow can be told another one.
+    last_span = exec_properties[LAST_SPAN]
+    options = IngestOptions.from_json(exec_properties[OPTIONS])
+    return dataclasses.replace(options, last_span=None if last_span < 0 else last_span)
 
 
 def _fold(serving_root: str, target: str, base: Base | None) -> bool:
@@ -287,7 +296,7 @@ class Driver(driver.FileBasedDriver):
     def resolve_exec_properties(
         self, exec_properties: dict[str, Any], pipeline_info: Any, component_info: Any
     ) -> dict[str, Any]:
-        self._source = IngestOptions.from_json(exec_properties[OPTIONS]).source(exec_properties[IMAGES])
+        self._source = _options(exec_properties).source(exec_properties[IMAGES])
         self._reindex = bool(exec_properties[REINDEX])
         self._serving_root = str(exec_properties[SERVING_ROOT])
         return super().resolve_exec_properties(exec_properties, pipeline_info, component_info)
@@ -307,6 +316,7 @@ class ImageExampleGenSpec(component_spec.ComponentSpec):
         **standard_component_specs.FileBasedExampleGenSpec.PARAMETERS,
         IMAGES: component_spec.ExecutionParameter(type=str),
         OPTIONS: component_spec.ExecutionParameter(type=str),
+        LAST_SPAN: component_spec.ExecutionParameter(type=int),
         CODE: component_spec.ExecutionParameter(type=str),
         SERVING_ROOT: component_spec.ExecutionParameter(type=str),
         REINDEX: component_spec.ExecutionParameter(type=int),
@@ -364,8 +374,8 @@ class ImageExampleGen(example_gen.FileBasedExampleGen):
         span_pattern: str | None = None,
         last_span: int | None = None,
     ) -> None:
-        options = IngestOptions(limits, shards, eval_percent, label_from, max_skipped_share, span_pattern, last_span)
-        source = options.source(images)
+        options = IngestOptions(limits, shards, eval_percent, label_from, max_skipped_share, span_pattern)
+        source = dataclasses.replace(options, last_span=last_span).source(images)
         patterns = enumerate(source.patterns, 1)
         splits = [example_gen_pb2.Input.Split(name=f"level-{level}", pattern=pattern) for level, pattern in patterns]
         output = example_gen_pb2.SplitConfig(splits=[example_gen_pb2.SplitConfig.Split(name=split) for split in SPLITS])
@@ -377,6 +387,7 @@ class ImageExampleGen(example_gen.FileBasedExampleGen):
             output_file_format=example_gen_pb2.FORMAT_TFRECORDS_GZIP,
             images=source.uri,
             options=options.to_json(),
+            last_span=-1 if last_span is None else last_span,
             code=code,
             serving_root=serving_root,
             reindex=int(base is not None),

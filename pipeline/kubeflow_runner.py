@@ -12,7 +12,7 @@ from tfx import v1 as tfx
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types.standard_component_specs import INPUT_BASE_KEY as INPUT_BASE
 
-from components.image_example_gen import IMAGES, ImageExampleGen
+from components.image_example_gen import IMAGES, LAST_SPAN, ImageExampleGen
 from components.ingest.listing import Source
 from components.trainer import EPOCHS
 from pipeline.config import PipelineConfig
@@ -110,6 +110,13 @@ def open_parameters(
             )
         if EPOCHS in properties:
             properties[EPOCHS] = parameter("epochs", int, config.training.epochs, "Passes over the images.")
+        if "encoder_version" in properties:
+            properties["encoder_version"] = parameter(
+                *("encoder_version", int, config.reindex.encoder_version),
+                "The encoder to embed with; 0 for the one that the current release names.",
+            )
+        if isinstance(component, ImageExampleGen) and config.ingest.span_pattern:
+            properties[LAST_SPAN] = parameter("last_span", int, -1, "The last span that is read; -1 for all.")
         if isinstance(component, ImageExampleGen) and Source(config.ingest.images).kind == "folder":
             # Which files TFX's driver looks at depends on the kind: of an archive or a manifest the name is fixed.
             images = parameter("images", str, config.ingest.images, "A folder of images.")

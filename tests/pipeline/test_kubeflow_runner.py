@@ -62,8 +62,9 @@ def test_the_sdk_loads_it_and_finds_the_parameters_with_their_defaults(compiled)
     loaded = kfp_components.load_component_from_text(to_yaml([compiled.spec]))
     found = {name: (told.type, told.default) for name, told in loaded.component_spec.inputs.items()}
     expected = {"images": ("String", "gs://bucket/photos"), "serving_root": ("String", "/releases")}
-    if compiled.kind == "training":
-        expected["epochs"] = ("Integer", 12)
+    own = {"training": ("epochs", 12), "reindex": ("encoder_version", 0)}
+    name, default = own[compiled.kind]
+    expected[name] = ("Integer", default)
     assert found == expected
     assert compiled.spec["schemaVersion"] == "2.1.0"
 
@@ -80,6 +81,17 @@ def test_a_parameter_reaches_every_step_that_names_it(compiled):
     assert ("Publisher", "serving_root") in told["serving_root"]
     if compiled.kind == "training":
         assert told["epochs"] == {("Trainer", "epochs")}
+    else:
+        assert told["encoder_version"] == {("ReleaseEncoder", "encoder_version")}
+
+
+def test_the_last_span_is_a_parameter_where_there_are_spans(config):
+    ingest = dataclasses.replace(config.ingest, span_pattern="span-{SPAN}")
+    for kind in PIPELINES:
+        (spec,) = compile_pipeline(dataclasses.replace(config, ingest=ingest), kind)
+        assert spec["root"]["inputDefinitions"]["parameters"]["last_span"]["defaultValue"] == -1
+        told = task(spec, "ImageExampleGen")["inputs"]["parameters"]["last_span"]
+        assert told == {"componentInputParameter": "last_span"}
 
 
 def test_the_images_of_an_archive_or_a_manifest_are_compiled_in(config):
