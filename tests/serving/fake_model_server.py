@@ -39,7 +39,7 @@ class FakeModelServer:
     rejects: canonical images that it refuses, and their whole batch. fails_with: a status for every Predict.
     reconstructs: whether it has that signature. errors: gives that of each image that it reconstructs, after
     reconstruct_delay seconds.
-    traceparents: that Predict was called with.
+    gate: what Predict waits for, open at first; belongs to the loop. traceparents: that Predict was called with.
     """
 
     def __init__(self, *, dimension: int = 16) -> None:
@@ -50,6 +50,8 @@ class FakeModelServer:
         self.rejects: set[bytes] = set()
         self.fails_with: grpc.StatusCode | None = None
         self.delay = 0.0
+        self.gate = asyncio.Event()
+        self.gate.set()
         self.reconstructs = True
         self.errors: Iterator[float] = itertools.repeat(0.0)
         self.reconstruct_delay = 0.0
@@ -94,6 +96,7 @@ class FakeModelServer:
         self.traceparents += [value for name, value in context.invocation_metadata() if name == "traceparent"]
         reconstructs = request.model_spec.signature_name == "reconstruct"
         try:
+            await self.gate.wait()
             await asyncio.sleep(self.delay + (self.reconstruct_delay if reconstructs else 0.0))
         except asyncio.CancelledError:
             self.cancelled += 1

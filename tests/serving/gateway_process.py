@@ -30,7 +30,7 @@ class GatewayProcess:
     @property
     def port(self) -> int:
         """Waits until it listens."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while not self._port_file.exists():
             assert self.process.poll() is None, self.log
             assert time.monotonic() < end, self.log
@@ -49,7 +49,7 @@ class GatewayProcess:
     def send(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
 
-    def wait(self, seconds: float = 20.0) -> int:
+    def wait(self, seconds: float = 60.0) -> int:
         """Returns its exit code."""
         return self.process.wait(seconds)
 

@@ -55,6 +55,11 @@ class Running:
         assert self._gateway is not None
         return self._gateway.admission
 
+    def started(self, method: str) -> int:
+        """Returns how many calls of a method have arrived."""
+        assert self._gateway is not None
+        return self._gateway._telemetry.rpcs._methods[method].started
+
     def call_in_loop(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Calls something of the gateway's where it belongs."""
 

@@ -25,7 +25,7 @@ def running(loop: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> Itera
     collection = Collection(tmp_path_factory.mktemp("commands") / "root")
     collection.publish()
     with Running(loop, collection) as running:
-        running.client.wait_until_serving(10)
+        running.client.wait_until_serving(60)
         yield running
 
 
@@ -152,7 +152,7 @@ def test_the_gateway_process_serves_and_stops(running: Running, tmp_path) -> Non
                 assert process.poll() is None and time.monotonic() < end
                 time.sleep(0.05)
             with Client(f"127.0.0.1:{int(port_file.read_text())}") as client:
-                client.wait_until_serving(10)
+                client.wait_until_serving(60)
                 assert client.search(image=png(3)).neighbors[0].item.item_id == "item-3.png"
             process.send_signal(signal.SIGTERM)
             assert process.wait(10) == 0

@@ -1,8 +1,9 @@
 """More than the gateway takes on: a real gateway, a real channel, and an encoder that takes its time."""
 
 import concurrent.futures
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
@@ -29,7 +30,7 @@ def crowded(loop: LoopThread, tmp_path) -> Iterator[Running]:
     collection.publish()
     limits = Limits(in_flight=4, in_flight_bytes=2**20, request_bytes=2**20)
     with Running(loop, collection, limits=limits, encoding=Encoding(breaker_seconds=0.1)) as running:
-        running.client.wait_until_serving(10)
+        running.client.wait_until_serving(60)
         yield running
 
 
@@ -42,20 +43,19 @@ def search(running: Running, **query) -> str:
 
 
 def test_what_is_too_much_is_refused_at_once_and_says_when_to_ask_again(crowded: Running) -> None:
-    crowded.encoder.delay = 3.0
+    crowded.call_in_loop(crowded.encoder.gate.clear)
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         waiting = [pool.submit(search, crowded, image=png(i)) for i in range(3)]
         until(lambda: crowded.admission.in_flight.total() == 3)
-        begun = time.monotonic()
         assert search(crowded, image=png(9)) == "RESOURCE_EXHAUSTED OVERLOADED 1"
-        assert time.monotonic() - begun < 2
         assert search(crowded, vector=ONE) == "OK", "images can't crowd out the others"
+        crowded.call_in_loop(crowded.encoder.gate.set)
         assert [future.result() for future in waiting] == ["OK"] * 3
     assert search(crowded, image=png(9)) == "OK"
 
 
 def test_when_nothing_more_fits_requests_are_refused_unread(crowded: Running) -> None:
-    crowded.encoder.delay = 1.0
+    crowded.call_in_loop(crowded.encoder.gate.clear)
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         waiting = [pool.submit(search, crowded, image=png(i)) for i in range(3)]
         until(lambda: crowded.admission.in_flight.total() == 3)
@@ -65,18 +65,20 @@ def test_when_nothing_more_fits_requests_are_refused_unread(crowded: Running) ->
         assert crowded.admission.refused[None] == 1
         assert crowded.client.is_serving(), "health is not for sale"
         crowded.call_in_loop(crowded.admission.leave, Kind.PLAIN, 1)
+        crowded.call_in_loop(crowded.encoder.gate.set)
         assert [future.result() for future in waiting] == ["OK"] * 3
 
 
 def test_what_there_is_no_time_to_refuse_is_dropped_and_the_client_can_tell(loop: LoopThread, tmp_path) -> None:
     collection = Collection(tmp_path / "root")
     collection.publish()
+    sleeping, sleep = sleeper()
     with Running(loop, collection, limits=Limits(backlog=4)) as running:
-        running.client.wait_until_serving(10)
+        running.client.wait_until_serving(60)
         with concurrent.futures.ThreadPoolExecutor(64) as pool:
             # The loop looks at nothing for a while; eight are kept for it, the others are dropped at once.
-            busy = pool.submit(running.call_in_loop, time.sleep, 3.0)
-            time.sleep(0.1)
+            busy = pool.submit(running.call_in_loop, sleep, 5.0)
+            assert sleeping.wait(60)
             outcomes = [pool.submit(search, running, vector=ONE) for _ in range(40)]
             until(lambda: sum(future.done() for future in outcomes) >= 20)
             assert not busy.done()
@@ -87,12 +89,13 @@ def test_what_there_is_no_time_to_refuse_is_dropped_and_the_client_can_tell(loop
 
 
 def test_bytes_are_limited_too(crowded: Running) -> None:
-    crowded.encoder.delay = 0.5
+    crowded.call_in_loop(crowded.encoder.gate.clear)
     large = png(1) + bytes(600_000)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         first = pool.submit(search, crowded, image=large)
         until(lambda: crowded.admission.in_flight.total() == 1)
         assert search(crowded, image=large) == "RESOURCE_EXHAUSTED OVERLOADED 1"
+        crowded.call_in_loop(crowded.encoder.gate.set)
         first.result()
     assert search(crowded, image=png(2)) == "OK"
 
@@ -119,10 +122,11 @@ def test_work_whose_deadline_has_passed_is_not_begun(crowded: Running) -> None:
         return caught.value.code
 
     asked = len(crowded.encoder.asked)
+    sleeping, sleep = sleeper()
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         # The loop is busy with something else until the time of all is up.
-        busy = pool.submit(crowded.call_in_loop, time.sleep, 0.5)
-        time.sleep(0.05)
+        busy = pool.submit(crowded.call_in_loop, sleep, 3.0)
+        assert sleeping.wait(60)
         assert list(pool.map(hasty, range(3))) == ["DEADLINE_EXCEEDED"] * 3
         busy.result()
     until(lambda: crowded.admission.in_flight.total() == 0)
@@ -133,42 +137,38 @@ def test_work_whose_deadline_has_passed_is_not_begun(crowded: Running) -> None:
 def test_images_fail_fast_while_the_encoder_is_away_and_soon_work_again(crowded: Running, loop: LoopThread) -> None:
     loop.run(crowded.encoder.stop())
     until(lambda: not crowded.client.is_serving("lookalike.encoder"))
-    took = []
+    started = crowded.started("Search")
     for _ in range(8):
-        begun = time.monotonic()
         assert search(crowded, image=png(1)) == "UNAVAILABLE ENCODER_UNAVAILABLE 1"
-        took.append(time.monotonic() - begun)
         assert search(crowded, vector=ONE) == "OK"
-    assert min(took) < 0.09, f"tried again by the client, or the encoder was waited for: {took}"
+    assert crowded.started("Search") == started + 16, "the client doesn't try again"
     loop.run(crowded.encoder.start())
-    begun = time.monotonic()
     until(lambda: search(crowded, image=png(1)) == "OK")
-    assert time.monotonic() - begun < 10
 
 
 def test_images_fail_fast_while_the_encoder_hangs_and_soon_work_again(loop: LoopThread, tmp_path) -> None:
     collection = Collection(tmp_path / "root")
     collection.publish()
-    encoding = Encoding(encode_seconds=1.0, breaker_failures=3, breaker_seconds=0.5)
+    encoding = Encoding(encode_seconds=1.0, breaker_failures=3, breaker_seconds=5.0)
     # Nothing else looks at the encoder meanwhile.
     with Running(loop, collection, encoding=encoding, poll_seconds=3600.0) as running:
-        running.client.wait_until_serving(10, encoder=False)
+        running.client.wait_until_serving(60, encoder=False)
         running.encoder.delay = 60.0
         for _ in range(3):
             assert search(running, image=png(1)) == "UNAVAILABLE ENCODER_UNAVAILABLE 1"
-        begun = time.monotonic()
+        asked = len(running.encoder.asked)
         assert search(running, image=png(1)) == "UNAVAILABLE ENCODER_UNAVAILABLE 1"
-        assert time.monotonic() - begun < 0.9
+        assert len(running.encoder.asked) == asked, "it fails at once"
         assert search(running, vector=ONE) == "OK"
         running.encoder.delay = 0.0
-        until(lambda: search(running, image=png(1)) == "OK", 3)
+        until(lambda: search(running, image=png(1)) == "OK")
 
 
 def test_single_images_at_the_same_time_reach_the_encoder_together(loop: LoopThread, tmp_path) -> None:
     collection = Collection(tmp_path / "root")
     collection.publish()
     with Running(loop, collection) as running:
-        running.client.wait_until_serving(10)
+        running.client.wait_until_serving(60)
         running.encoder.delay = 0.05
         asked = len(running.encoder.asked)
         with concurrent.futures.ThreadPoolExecutor(32) as pool:
@@ -178,7 +178,18 @@ def test_single_images_at_the_same_time_reach_the_encoder_together(loop: LoopThr
         assert sum(sizes) == 32 and len(sizes) < 16, sizes
 
 
-def until(condition, seconds: float = 10.0) -> None:
+def sleeper() -> tuple[threading.Event, Callable[[float], None]]:
+    """Returns what blocks its thread, and tells when it has begun to."""
+    begun = threading.Event()
+
+    def sleep(seconds: float) -> None:
+        begun.set()
+        time.sleep(seconds)
+
+    return begun, sleep
+
+
+def until(condition, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came true"

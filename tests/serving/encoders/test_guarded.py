@@ -57,9 +57,7 @@ def test_fails_at_once_when_open_and_recovers(loop: LoopThread, scripted: Script
     scripted.does = errors.EncoderUnavailable("it can't be reached.")
     for _ in range(3):
         fail(loop, guarded, errors.EncoderUnavailable)
-    begun = time.monotonic()
     assert "it can't be reached." in fail(loop, guarded, errors.EncoderUnavailable)
-    assert time.monotonic() - begun < 2
     assert len(scripted.timeouts) == 3, "the fourth was not sent"
     scripted.does = None
     time.sleep(0.2)

@@ -6,7 +6,6 @@ import os
 import pathlib
 import signal
 import struct
-import time
 import zlib
 from collections.abc import Iterator
 
@@ -111,9 +110,7 @@ def test_an_image_that_takes_too_long_is_refused_and_its_process_killed(loop: Lo
     decode = Decode(loop, small_pixels=0, decode_seconds=0.1)
     try:
         slow = picture(5000, 5000, "PNG")
-        begun = time.monotonic()
         (refused,) = decode(slow)
-        assert time.monotonic() - begun < 2
         assert "takes more than 0.1 s to decode" in str(refused)
         assert (decode.decoder.processes.killed, decode.processes) == (1, [])
     finally:
@@ -227,14 +224,10 @@ def test_bombs_do_no_harm(loop: LoopThread, name: str) -> None:
     decode = Decode(loop)
     try:
         decode(png(1))
-        before, took = psutil.Process().memory_info().rss, []
-        for _ in range(3):
-            begun = time.perf_counter()
-            (outcome,) = decode(bomb)
-            took.append(time.perf_counter() - begun)
+        before = psutil.Process().memory_info().rss
+        # `make bench NAME=fuzz` holds them to 50 ms, too.
+        (outcome,) = decode(bomb)
         assert isinstance(outcome, errors.InvalidQuery | bytes)
         assert psutil.Process().memory_info().rss - before < 50 * 2**20
-        # `make bench NAME=fuzz` holds them to 50 ms; here the machine may be busy.
-        assert min(took) < 0.5, f"{name}: {took}"
     finally:
         decode.close()

@@ -73,5 +73,5 @@ class Monitored(Running):
         return f"http://127.0.0.1:{self._file.read_text().strip()}/metrics"
 
     def scrape(self) -> Scrape:
-        with urllib.request.urlopen(self.metrics_url, timeout=10) as response:
+        with urllib.request.urlopen(self.metrics_url, timeout=30) as response:
             return Scrape(response.read().decode())

@@ -66,7 +66,7 @@ def scrape(loop: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         evaluation={"top1_scores": uniform.to_dict()}, encoder_metrics={"reconstruction_errors": uniform.to_dict()}
     )
     with Monitored(loop, collection, monitoring={"reconstruct_images": 1.0}) as gateway:
-        gateway.client.wait_until_serving(10)
+        gateway.client.wait_until_serving(60)
         gateway.client.batch_search([Query(vector=[1.0] * 16)] * LEAST)
         gateway.client.search(vector=[1.0] * 16, filter='label = "1"')
         with pytest.raises(QueryFailed):

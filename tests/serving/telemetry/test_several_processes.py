@@ -35,7 +35,7 @@ def two_free_ports() -> int:
 
 def scrape(port: int) -> Scrape | None:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as response:
             return Scrape(response.read().decode())
     except OSError:
         return None
@@ -49,7 +49,7 @@ def searches(*ports: int) -> float:
     return sum(told.value("grpc_server_handled_total", grpc_method="Search") for told in found if told is not None)
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came true"
