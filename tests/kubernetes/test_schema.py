@@ -38,7 +38,7 @@ def deployment(name: str, **changes: Any) -> Object:
 
 
 def test_what_does_not_fit_is_noticed() -> None:
-    unknown = {**deployment("unknown"), "kind": "Deploiment"}
+    unknown = {**deployment("unknown"), "kind": "Gadget"}
     # Kinds of others must be listed to be let through.
     foreign = {**deployment("foreign"), "kind": "InferenceService", "apiVersion": "serving.kserve.io/v1beta1"}
     broken = [deployment("type", replicas="two"), deployment("name", strategie={}), unknown, foreign]
@@ -48,4 +48,4 @@ def test_what_does_not_fit_is_noticed() -> None:
         assert len(mine) == 4, mine
         assert mine[0].startswith("Deployment type spec.replicas: 'two' is not of type")
         assert mine[1].startswith("Deployment name spec: Additional properties are not allowed ('strategie'")
-        assert mine[2:] == ["Deploiment unknown no schema", "InferenceService foreign no schema"]
+        assert mine[2:] == ["Gadget unknown no schema", "InferenceService foreign no schema"]
