@@ -38,7 +38,7 @@ class FakeModelServer:
     versions: version -> seed. answers_as: the version it claims to be. as_content: raw bytes or typed fields.
     rejects: canonical images that it refuses, and their whole batch. fails_with: a status for every Predict.
     reconstructs: whether it has that signature. errors: gives that of each image that it reconstructs, after
-    reconstruct_delay seconds.
+    reconstruct_delay seconds. host: of the loopback network. options: of its gRPC server.
     gate: what Predict waits for, open at first; belongs to the loop. traceparents: that Predict was called with.
     """
 
@@ -57,18 +57,20 @@ class FakeModelServer:
         self.reconstruct_delay = 0.0
         self.traceparents: list[str] = []
         self.cancelled = 0
+        self.host = "127.0.0.1"
         self.port = 0
+        self.options: list[tuple[str, int]] = []
         self.credentials: Any = None
         self.asked: list[tuple[int, int]] = []
         self._server: Any = None
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     async def start(self) -> None:
         """Listens: the first time on a free port, later on the same one."""
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *self.options])
         methods = {
             "PredictionService": ("Predict", self._predict, tfserving_pb2.PredictRequest),
             "ModelService": ("GetModelStatus", self._model_status, tfserving_pb2.GetModelStatusRequest),
@@ -79,7 +81,7 @@ class FakeModelServer:
             )
             generic = grpc.method_handlers_generic_handler(f"tensorflow.serving.{service}", {name: handler})
             self._server.add_generic_rpc_handlers((generic,))
-        address = f"127.0.0.1:{self.port}"
+        address = self.address
         if self.credentials is None:
             self.port = self._server.add_insecure_port(address)
         else:
