@@ -150,7 +150,7 @@ def Embedder(
     if not sum(report.counts):
         raise EmbeddingFailed(f"the examples at {examples.uri} must hold at least one item, they hold none.")
     _log.info(
-        "embedded %d items in %.1f s (%.0f per second): %d contents encoded, %d from the cache, %d items kept, "
+        "embedded %d items in %.2f s (%.0f per second): %d contents encoded, %d from the cache, %d items kept, "
         "%d failed",
         *(sum(report.counts), seconds, report.items / seconds, report.encoded, report.cached, report.kept),
         len(report.failed),

@@ -184,7 +184,7 @@ def ingest(
     )
     store.write(REPORT, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
     check(source, options, total, listed)
-    _LOG.info("ingested %d items from %s in %.1f s", value["items"], source.uri, time.monotonic() - began)
+    _LOG.info("ingested %d items from %s in %.2f s", value["items"], source.uri, time.monotonic() - began)
     if base is not None:
         check_removed(source, value["reindex"], max_removed_share)
         if is_unchanged(value["reindex"]) and not rebuild:

@@ -40,7 +40,7 @@ class SavedEncoder:
             self._model = tf.saved_model.load(str(folder))
         self._signature = self._model.signatures["serving_default"]
         self._dimension = dimension
-        _log.info("loaded the encoder %s in %.1f s", uri, time.monotonic() - started)
+        _log.info("loaded the encoder %s in %.2f s", uri, time.monotonic() - started)
 
     def embed(self, images: tf.Tensor) -> Embedded:
         """Returns the embeddings of `images`, string `[B]`. A batch that fails is retried one image at a time."""

@@ -178,12 +178,11 @@ class Encode(beam.DoFn):
         self._digits = prefix_digits(len(shards))
         self._shared = Shared()
 
-    def setup(self) -> None:
-        options = self._options
-        self._encoder = acquire_encoder(self._shared, options.encoder, options.dimension, options.digest)
-
     def process(self, owned: tuple[int, Iterable[Misses]]) -> Iterator[Any]:
         part, groups = owned
+        options = self._options
+        # Not before there is something to encode: loading it takes longer than a small reindex does.
+        self._encoder = acquire_encoder(self._shared, options.encoder, options.dimension, options.digest)
         keys: dict[int, bytes] = {}
         places: dict[int, tuple[tuple[int, int], ...]] = {}
         for misses in groups:
