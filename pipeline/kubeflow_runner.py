@@ -1,6 +1,7 @@
 """Compiles the pipelines for Kubeflow Pipelines: TFX's KubeflowV2DagRunner, and what it has no option for."""
 
 import io
+import json
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -25,9 +26,17 @@ from pipeline.reindex import create_reindex_pipeline
 RUN = "{{$.pipeline_job_uuid}}"
 # Of retries: the second waits twice as long as the first.
 _BACKOFF_SECONDS, _BACKOFF_FACTOR = 30, 2.0
+_LINEAGE = "lineage"
 _NAME = re.compile("[a-z0-9][a-z0-9-]{0,127}")
 
 PIPELINES = ("training", "reindex")
+# The options that are parameters: what a release says of its config leaves out what a run may have been told otherwise.
+_OPENED = {
+    "images": ("ingest", "images"),
+    "serving_root": ("serving_root",),
+    "epochs": ("training", "epochs"),
+    "encoder_version": ("reindex", "encoder_version"),
+}
 
 
 def compile_pipeline(config: PipelineConfig, kind: str) -> list[dict[str, Any]]:
@@ -122,7 +131,21 @@ def open_parameters(
             images = parameter("images", str, config.ingest.images, "A folder of images.")
             properties[IMAGES] = images
             properties[INPUT_BASE] = images
+    for component in components:
+        if _LINEAGE in component.exec_properties:
+            component.exec_properties[_LINEAGE] = _without(component.exec_properties[_LINEAGE], made)
     return list(made.values())
+
+
+def _without(lineage: str, parameters: Iterable[str]) -> str:
+    told = json.loads(lineage)
+    for parameter in parameters:
+        *sections, option = _OPENED.get(parameter, (parameter,))
+        section = told["config"]
+        for name in sections:
+            section = section[name]
+        section.pop(option, None)
+    return json.dumps(told, sort_keys=True)
 
 
 def set_beam_arguments(kubeflow: KubeflowConfig, components: Iterable[base_component.BaseComponent]) -> None:

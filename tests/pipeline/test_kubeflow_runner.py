@@ -94,6 +94,15 @@ def test_the_last_span_is_a_parameter_where_there_are_spans(config):
         assert told == {"componentInputParameter": "last_span"}
 
 
+def test_a_release_claims_no_option_that_the_run_may_have_been_told_otherwise(compiled):
+    told = task(compiled.spec, "Publisher")["inputs"]["parameters"]["lineage"]["runtimeValue"]["constant"]
+    config = json.loads(told)["config"]
+    assert "serving_root" not in config and "images" not in config["ingest"]
+    assert ("epochs" in config["training"]) == (compiled.kind == "reindex")
+    assert ("encoder_version" in config["reindex"]) == (compiled.kind == "training")
+    assert config["ingest"]["shards"] == 8
+
+
 def test_the_images_of_an_archive_or_a_manifest_are_compiled_in(config):
     # Which files TFX's driver looks at depends on the kind.
     for images in ("gs://bucket/photos.zip", "gs://bucket/photos.csv"):
