@@ -78,6 +78,8 @@ setup(
             "upsert = serving.commands.upsert [client]",
             "delete = serving.commands.delete [client]",
             "releases = serving.commands.releases [client]",
+            "backup = serving.commands.backup [client]",
+            "restore = serving.commands.restore [client]",
         ],
     },
     cmdclass={"build_py": BuildPy},

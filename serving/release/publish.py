@@ -17,15 +17,12 @@ from serving.release.encoder_info import EncoderInfo, file_sha256, list_files, t
 from serving.release.lease import Lease, hold_lease
 from serving.release.manifest import EncoderRef, FileEntry, GoldenQuery, IndexRef, Manifest, ManifestError, Shard
 from serving.release.reader import load_release, read_encoder, read_manifest
-from serving.release.updates import UpdatesLost, check_contents, check_not_behind, describe_updates
+from serving.release.updates import check_contents, check_not_behind, describe_updates
+from serving.release.verify import PublishRefused as PublishRefused
 from serving.release.verify import ReleaseRefused, check_encoder_folder
 from serving.storage import Store
 
 _logger = logging.getLogger(__name__)
-
-
-class PublishRefused(Exception):
-    """What was to be published doesn't belong together, or the serving root has changed meanwhile."""
 
 
 class StaleBase(PublishRefused):
@@ -227,12 +224,9 @@ def _check_updates(store: Store, updates: pathlib.Path | None, draft: Manifest, 
     except (ReleaseRefused, FileNotFoundError) as error:
         _logger.warning("%s can't be read, so nobody can tell which changes it knows of: %s", parent, error)
         current = None
-    try:
-        check_not_behind(store, updates, draft.watermark, current)
-        if updates is not None:
-            check_contents(store, updates)
-    except UpdatesLost as error:
-        raise PublishRefused(str(error)) from error
+    check_not_behind(store, updates, draft.watermark, current)
+    if updates is not None:
+        check_contents(store, updates)
 
 
 def _upload(store: Store, body: pathlib.Path, updates: pathlib.Path | None, manifest: Manifest, lease: Lease) -> None:

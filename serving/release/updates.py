@@ -11,14 +11,14 @@ from serving.journal.state import UpdatesState
 from serving.release import layout
 from serving.release.encoder_info import file_sha256
 from serving.release.manifest import FileEntry, Manifest, UpdatesRef
-from serving.release.verify import ReleaseRefused, check_file
+from serving.release.verify import PublishRefused, ReleaseRefused, check_file
 from serving.storage import Store
 
 # How many items an error names.
 _NAMED = 3
 
 
-class UpdatesLost(Exception):
+class UpdatesLost(PublishRefused):
     """A release would be without changes that were acknowledged, and nobody could put them in any more."""
 
 

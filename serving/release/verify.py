@@ -30,6 +30,10 @@ class ReleaseRefused(Exception):
         self.fault = fault
 
 
+class PublishRefused(Exception):
+    """What was to be published doesn't belong together, or the serving root has changed meanwhile."""
+
+
 def check_file(file: pathlib.Path, entry: FileEntry) -> None:
     """Raises ReleaseRefused where a local file is not, byte for byte, what the manifest says."""
     if not file.is_file():
