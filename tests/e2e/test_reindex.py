@@ -68,7 +68,6 @@ class Reindex:
         assert summary["exit_code"] == code, summary
         return summary
 
-
     def close(self) -> None:
         """Kills it, where it hasn't ended."""
         self.process.kill()
