@@ -16,6 +16,7 @@ from pipeline.option_checks import require
 from pipeline.reindex_config import ReindexConfig
 
 SCHEDULES = ("constant", "inverse_time", "cosine")
+STRATEGIES = ("", "mirrored", "multi_worker")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,8 @@ class IngestConfig:
 class TrainingConfig:
     """How it is trained. patience: epochs without a better validation loss, 0 never stops early.
 
+    strategy: of STRATEGIES, on which devices; see pipeline.distribution. batch_size is that of all of them together.
+
     min_steps: a small collection is passed over more often in an epoch, until training takes that many steps in all.
     """
 
@@ -56,6 +59,7 @@ class TrainingConfig:
     patience: int = 0
     seed: int = 20
     cache_bytes: int = 2 * 2**30
+    strategy: str = ""
 
     def __post_init__(self) -> None:
         require(1 <= self.epochs <= 10_000, f"training.epochs must be in [1, 10000], got {self.epochs}.")
@@ -64,6 +68,8 @@ class TrainingConfig:
         rate = self.learning_rate
         require(0.0 < rate <= 1.0, f"training.learning_rate must be in (0, 1], got {rate}.")
         require(self.schedule in SCHEDULES, f"training.schedule must be one of {SCHEDULES}, got {self.schedule!r}.")
+        known = self.strategy in STRATEGIES
+        require(known, f"training.strategy must be one of {STRATEGIES}, got {self.strategy!r}.")
         require(self.patience >= 0, f"training.patience must be at least 0, got {self.patience}.")
 
 

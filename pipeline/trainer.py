@@ -19,6 +19,7 @@ from components.artifact_files import output_folder
 from components.evaluation import references
 from pipeline import export, preprocessing
 from pipeline.config import TrainingConfig, encoder_config
+from pipeline.distribution import is_chief, open_strategy
 from pipeline.encoder_config import SUPERVISED, EncoderConfig
 from pipeline.examples import Split, open_split, pixel_dataset
 from pipeline.families import BY_NAME, Collected, Network, Trainee
@@ -32,12 +33,20 @@ def run_fn(fn_args: Any) -> None:
     A run that was killed goes on from its last whole epoch, as long as data, config and code are the same and
     `checkpoints` is not in an object store: there nothing of an interrupted run is kept.
     """
+    # Before anything else: several hosts must have found each other before TensorFlow has done its first thing.
+    strategy = open_strategy(fn_args.custom_config["training"].get("strategy", ""))
     with (
         output_folder(fn_args.serving_model_dir) as model,
         output_folder(fn_args.model_run_dir) as logs,
         _local_folder(fn_args.custom_config["checkpoints"]) as checkpoints,
+        tempfile.TemporaryDirectory() as nowhere,
     ):
-        _train_and_export(fn_args, model, logs, checkpoints)
+        if is_chief(strategy):
+            _train_and_export(fn_args, model, logs, checkpoints, strategy)
+        else:
+            # The others take the same steps, and what they write nobody reads.
+            unread = pathlib.Path(nowhere)
+            _train_and_export(fn_args, unread / "model", unread / "logs", unread / "checkpoints", strategy)
 
 
 @contextlib.contextmanager
@@ -49,7 +58,13 @@ def _local_folder(uri: str) -> Iterator[pathlib.Path]:
         yield pathlib.Path(folder)
 
 
-def _train_and_export(fn_args: Any, model: pathlib.Path, logs: pathlib.Path, checkpoints: pathlib.Path) -> None:
+def _train_and_export(
+    fn_args: Any,
+    model: pathlib.Path,
+    logs: pathlib.Path,
+    checkpoints: pathlib.Path,
+    strategy: tf.distribute.Strategy,
+) -> None:
     custom = fn_args.custom_config
     encoder = encoder_config(custom["encoder"])
     training = TrainingConfig(**custom["training"])
@@ -78,7 +93,8 @@ def _train_and_export(fn_args: Any, model: pathlib.Path, logs: pathlib.Path, che
         )
 
     mean, variance = _statistics(layer, train) if encoder.standardise else (None, None)
-    network = build(encoder, Collected(mean, variance, len(train.kinds)))
+    with strategy.scope():
+        network = build(encoder, Collected(mean, variance, len(train.kinds)))
     if network.loss is None:
         history = fit_once(encoder.family, network, dataset(train, "train", None), training.seed)
     else:
@@ -90,6 +106,7 @@ def _train_and_export(fn_args: Any, model: pathlib.Path, logs: pathlib.Path, che
             steps_per_epoch=steps_per_epoch(train.count, training),
             checkpoints=scratch / "backup",
             logs=logs,
+            strategy=strategy,
         )
     info = {
         "family": encoder.family,
@@ -151,16 +168,19 @@ def fit(
     checkpoints: pathlib.Path,
     logs: pathlib.Path,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    strategy: tf.distribute.Strategy | None = None,
 ) -> dict[str, list[float]]:
     """Trains `network` by its loss (Adam); returns Keras' history: a value an epoch for the loss and each term.
 
     train, evaluation: batches of (pixels, target), see families.family.Loss. train is passed over as often as
     `steps_per_epoch` needs. callbacks: further ones of Keras. checkpoints: where an interrupted run left its last
-    epoch, and this one leaves its own; emptied at the end.
+    epoch, and this one leaves its own; emptied at the end. strategy: in whose scope the network was built.
     """
-    trainee = Trainee(network)
-    # Without XLA: on a CPU it took 1.6 times as long, and it lacks some of the augmentations' operations.
-    trainee.compile(keras.optimizers.Adam(learning_rate(training, steps_per_epoch)), jit_compile=False)
+    strategy = strategy or tf.distribute.get_strategy()
+    with strategy.scope():
+        trainee = Trainee(network)
+        # Without XLA: on a CPU it took 1.6 times as long, and it lacks some of the augmentations' operations.
+        trainee.compile(keras.optimizers.Adam(learning_rate(training, steps_per_epoch)), jit_compile=False)
     every = [
         keras.callbacks.BackupAndRestore(str(checkpoints), delete_checkpoint=True),
         keras.callbacks.TensorBoard(str(logs), update_freq="epoch"),

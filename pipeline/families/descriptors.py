@@ -143,7 +143,7 @@ def edge_histogram(images: tf.Tensor) -> tf.Tensor:
 def line_features(images: tf.Tensor) -> tf.Tensor:
     """Returns how long the lines are in 18 directions: the 5 longest of each, as the Hough transform votes for them.
 
-    After Yuan and Li, 2008, who describe shapes by lines of a Hough transform (Duda and Hart, 1972). Edges are pixels
+    After Yuan and Li, 2008, who describe shapes by lines of a Hough transform (Duda et al., 1972). Edges are pixels
     whose gradient is above the image's mean by a standard deviation, at a longest side of 32 pixels.
     """
     height, width = images.shape[1], images.shape[2]

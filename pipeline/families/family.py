@@ -92,11 +92,23 @@ class Trainee(keras.Model):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> tf.Tensor:
-        """Returns their sum."""
-        return tf.add_n([tf.cast(term, tf.float32) for term in y_pred.values()])
+        """Returns their sum, this device's part of it: gradients are summed over devices."""
+        total = tf.add_n([tf.cast(term, tf.float32) for term in y_pred.values()])
+        return total / tf.distribute.get_strategy().num_replicas_in_sync
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        # Nothing is left to be built but the optimizer. Keras 3.12 would draw a batch for it under a tf.distribute
+        # strategy, and fails to reduce one that is more than a single tensor.
+        if not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         """Returns the mean of each term over the epoch so far, where there is more than one."""
         for name, mean in self._means.items():
             mean.update_state(y_pred[name])
-        return self.get_metrics_result()
+        found = self.get_metrics_result()
+        if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            # Keras 3.12 takes their mean over hosts along the first axis, and scalars have none.
+            found = {name: tf.reshape(value, [1]) for name, value in found.items()}
+        return found

@@ -13,6 +13,8 @@ from pipeline.families.family import Collected, Network
 from pipeline.families.reconstruction import RECONSTRUCTION, error
 
 AGREEMENT = "agreement"
+# Of several devices each sees other images; what one of them remembers is enough.
+_ONE = "only_first_replica"
 
 
 def ours(config: EncoderConfig, collected: Collected) -> Network:
@@ -61,8 +63,10 @@ class Memory(keras.layers.Layer):
     def __init__(self, size: int, dimension: int, after: int) -> None:
         super().__init__(name="memory")
         start = keras.initializers.RandomNormal()
-        self.kept = self.add_weight(shape=(size, dimension), initializer=start, trainable=False, name="kept")
-        self.steps = self.add_weight(shape=(), initializer="zeros", trainable=False, name="steps")
+        self.kept = self.add_weight(
+            shape=(size, dimension), initializer=start, trainable=False, name="kept", aggregation=_ONE
+        )
+        self.steps = self.add_weight(shape=(), initializer="zeros", trainable=False, name="steps", aggregation=_ONE)
         self._after = after
         self.built = True
 
