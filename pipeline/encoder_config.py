@@ -134,8 +134,8 @@ class OursOptions:
 
     agreement: str = "nt_xent"
     weight: float = 1.0
-    reconstruction: float = 20.0
-    temperature: float = 0.2
+    reconstruction: float = 10.0
+    temperature: float = 0.3
     projection: int = 0
     neighbors: int = 0
     neighbors_after: int = 1000

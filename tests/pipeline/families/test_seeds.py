@@ -10,7 +10,8 @@ import tensorflow as tf
 from pipeline import config, trainer
 from pipeline.families import BY_NAME, Collected, Trainee
 
-SEEDS = sorted((pathlib.Path(__file__).parents[3] / "configs" / "seeds").glob("*.yaml"))
+CONFIGS = pathlib.Path(__file__).parents[3] / "configs"
+SEEDS = sorted((CONFIGS / "seeds").glob("*.yaml"))
 
 
 def test_there_is_one_for_each_system():
@@ -23,7 +24,10 @@ def test_there_is_one_for_each_system():
     }
 
 
-@pytest.mark.parametrize("path", SEEDS, ids=lambda path: path.stem)
+RECIPES = [CONFIGS / f"{name}.yaml" for name in ("mnist", "fashion-mnist", "cifar10")]
+
+
+@pytest.mark.parametrize("path", SEEDS + RECIPES, ids=lambda path: path.stem)
 def test_a_seed_is_built_and_trains(path):
     encoder = config.load(str(path)).encoder
     encoder = dataclasses.replace(encoder, height=encoder.height or 28, width=encoder.width or 28)
