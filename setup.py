@@ -77,6 +77,7 @@ setup(
             "query = serving.commands.query [client]",
             "upsert = serving.commands.upsert [client]",
             "delete = serving.commands.delete [client]",
+            "retain = pipeline.commands.retain [pipeline]",
             "releases = serving.commands.releases [client]",
             "backup = serving.commands.backup [client]",
             "restore = serving.commands.restore [client]",

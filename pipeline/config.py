@@ -14,6 +14,7 @@ from pipeline.kubeflow_config import KubeflowConfig
 from pipeline.option_checks import ConfigError as ConfigError
 from pipeline.option_checks import require
 from pipeline.reindex_config import ReindexConfig
+from pipeline.retention_config import RetentionConfig
 
 SCHEDULES = ("constant", "inverse_time", "cosine")
 STRATEGIES = ("", "mirrored", "multi_worker")
@@ -129,6 +130,7 @@ class PipelineConfig:
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     index: IndexConfig = dataclasses.field(default_factory=IndexConfig)
     reindex: ReindexConfig = dataclasses.field(default_factory=ReindexConfig)
+    retention: RetentionConfig = dataclasses.field(default_factory=RetentionConfig)
     kubeflow: KubeflowConfig = dataclasses.field(default_factory=KubeflowConfig)
 
     def __post_init__(self) -> None:
