@@ -1,6 +1,6 @@
 """What happens to queries while releases are swapped, processes die, too many ask, and bits flip.
 
-  make bench NAME=faults                   25 minutes: 100 swaps, 300 s of kills, 200 flips
+  make bench NAME=faults                   15 minutes: 100 swaps, 300 s of kills, 200 flips
   make bench NAME=faults SCALE=small       6 swaps, 30 s with kills, 24 flips
   python -m benchmarks.faults --only swaps   one of swaps, crashes, overload, corruption
 
@@ -56,7 +56,7 @@ class Collection:
 def swaps(collection: Collection) -> Outcome:
     """100 swaps at half of peak."""
     count = 6 if collection.small else 100
-    options: dict[str, Any] = {"early": 10, "queries": 100_000, "steady_seconds": 15, "least_period": 2.0}
+    options: dict[str, Any] = {"early": 10, "queries": 100_000, "steady_seconds": 15, "least_period": 1.5}
     if collection.small:
         options = {"early": 2, "queries": 1000, "steady_seconds": 2, "least_period": 1.0}
     found = swap_under_load(collection.folder / "swaps", collection.generations("swaps", count + 1), **options)
@@ -93,7 +93,7 @@ def overloads(collection: Collection) -> Outcome:
     rows, timed = [], []
     for kind in ("image",) if collection.small else ("image", "vector"):
         found = overload(
-            collection.folder / f"overload-{kind}", collection.one, kind, seconds=4 if collection.small else 30
+            collection.folder / f"overload-{kind}", collection.one, kind, seconds=4 if collection.small else 15
         )
         rows.append(dataclasses.asdict(found))
         # Neither answered nor refused in the way that the API promises.

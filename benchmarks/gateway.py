@@ -225,7 +225,7 @@ def _in_batches(images: Sequence[bytes]) -> list[Sequence[bytes]]:
 def measure(folder: pathlib.Path, flags: argparse.Namespace) -> tuple[list[dict[str, Any]], list[Goal], dict[str, Any]]:
     """Publishes a release, serves it, and measures; returns rows, goals and facts."""
     small = flags.scale == "small"
-    count, seconds = (5_000, 0.5) if small else (60_000, 4.0)
+    count, seconds = (5_000, 0.5) if small else (60_000, 2.5)
     processes = int(flags.processes or 1)
     files = sorted((flags.images or digits(folder / "digits")).rglob("*.png"))
     chosen = np.random.default_rng(0).permutation(len(files))[: 16 * BATCH]
