@@ -131,6 +131,7 @@ class Following:
     async def poll(self) -> None:
         """Looks once for what others have written. Raises nothing."""
         try:
+            self._forget()
             async with self._reading:
                 if self._reader is None:
                     return

@@ -46,7 +46,7 @@ class Holding:
             self._users -= 1
             last = self._users == 0
         if last:
-            self.release.close()
+            self.searcher.close()
 
     def __enter__(self) -> "Holding":
         return self

@@ -147,7 +147,7 @@ class OverlayBuilder(Generic[T]):
 
     def _show(self) -> None:
         overlay = Overlay(self._rows, self._live, self._hidden)
-        self.searcher.view = self.searcher if overlay.empty else Merged(self.searcher, overlay)
+        self.searcher.show(None if overlay.empty else Merged(self.searcher, overlay))
 
     def _compact(self) -> None:
         rows: OverlayRows[T] = OverlayRows(self._release.manifest.encoder.dimension)

@@ -71,8 +71,22 @@ class Searcher(Generic[T]):
         self._looked_at = share * release.count
         # Of a search for ten, once it was measured.
         self.seconds = math.inf
-        # What queries are answered from: this, or it and what was changed beside it. Changed in one assignment.
-        self.view: View[T] = self
+        # Not this itself: who is a part of what it holds is freed late.
+        self._merged: View[T] | None = None
+
+    @property
+    def view(self) -> View[T]:
+        """What queries are answered from: this, or it and what was changed beside it."""
+        return self._merged or self
+
+    def show(self, merged: View[T] | None) -> None:
+        """Makes `merged` the view, or this itself, in one assignment."""
+        self._merged = merged
+
+    def close(self) -> None:
+        """Closes the release; no search may be running."""
+        self._merged = None
+        self.release.close()
 
     def warm(self) -> None:
         """Searches for the release's golden queries, so that the first clients needn't wait; and takes the time."""

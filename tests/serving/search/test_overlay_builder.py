@@ -1,6 +1,8 @@
 """Which of an item's changes count beside a release."""
 
+import gc
 import pathlib
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -98,6 +100,22 @@ def test_what_is_purged_stays_nowhere_in_memory(builder: OverlayBuilder[Any]) ->
     builder.add([entry(4, Tombstone("secret", purge=True))])
     assert [item.item_id for item in builder._rows.items] == ["other"]
     assert shown(builder, "other") == 6
+
+
+def test_what_is_closed_is_freed_at_once(tmp_path: pathlib.Path) -> None:
+    """Its memory is that of a release: the next one must not wait for Python to look for cycles."""
+    release = open_release(open_store(tmp_path / "root"), build_release(tmp_path / "root"))
+    builder = OverlayBuilder(Searcher(release, lambda item: item, cached_items=10), lambda item: item)
+    builder.add([entry(1, ours(builder, "new"))])
+    assert builder.searcher.view is not builder.searcher
+    freed = weakref.ref(builder.searcher)
+    gc.disable()
+    try:
+        builder.searcher.close()
+        del builder
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 def test_who_took_a_view_goes_on_seeing_the_same(builder: OverlayBuilder[Any]) -> None:
