@@ -21,6 +21,9 @@ from serving.storage import open_store
 
 logger = logging.getLogger(__name__)
 
+# For a publisher that is at work; a purge can wait for the next reindex, too.
+_PURGE_WAIT_SECONDS = 60.0
+
 
 def run_reindex(config: PipelineConfig, *, wait_seconds: float = 0.0) -> ReindexSummary:
     """Brings the current release up to date with its images; returns how it ended, and raises nothing but bugs.
@@ -42,7 +45,10 @@ def run_reindex(config: PipelineConfig, *, wait_seconds: float = 0.0) -> Reindex
             ) as lease,
             kept_alive(lease, seconds),
         ):
-            return _run(config, lease.number, began)
+            summary = _run(config, lease.number, began)
+            if summary.exit_code == 0:
+                purge_what_is_due(config.serving_root)
+            return summary
     except LeaseHeld as error:
         return ReindexSummary("lease-held", error=str(error), seconds=time.monotonic() - began)
 
@@ -65,6 +71,27 @@ def _run(config: PipelineConfig, lease: int, began: float) -> ReindexSummary:
             logger.debug("the reindex failed", exc_info=True)
             error = raised
     return _summary(folder / "artifacts", watch, error, time.monotonic() - began)
+
+
+def purge_what_is_due(serving_root: str) -> None:
+    """Erases the items that the current release is without, where their deletes asked for it; only logs what fails.
+
+    What is left over `lookalike releases purges` lists, and the next reindex or `lookalike releases purge` erases.
+    """
+    from serving.release.purge import purge
+    from serving.release.verify import ReleaseRefused
+
+    try:
+        record = purge(
+            open_store(serving_root),
+            holder=f"reindex, process {os.getpid()} on {socket.gethostname()}",
+            wait_seconds=_PURGE_WAIT_SECONDS,
+        )
+    except (LeaseHeld, LeaseLost, ReleaseRefused, OSError, ValueError) as error:
+        logger.warning("nothing was purged: %s", error)
+        return
+    if record is not None:
+        logger.info("purged %d items: %s", len(record.items), record.waits or "done")
 
 
 def status_of(error: Exception) -> str:
