@@ -6,7 +6,6 @@ bring the same images as a plain tar or a zip: they hardly compress anyway.
 """
 
 import contextlib
-import dataclasses
 import posixpath
 import tarfile
 import zipfile
@@ -86,7 +85,7 @@ def _list_tar(uri: str) -> Iterator[Entry]:
             entry = judge(Entry(member_id(member.name), f"tar://{member.name}::{uri}", member.size, version, place))
             # Links and devices hold no bytes of their own, and sparse files not in one piece.
             if (not member.isreg() or member.issparse()) and entry.reason is None:
-                entry = dataclasses.replace(entry, reason="not-a-file")
+                entry = entry._replace(reason="not-a-file")
             yield entry
 
 

@@ -100,7 +100,7 @@ def _walk(folder: str, prefix: str, span: int, levels: int) -> Iterator[Entry]:
                 "name the folder that holds them, or name them in a manifest."
             )
         if child.reason and entry.reason is None:
-            entry = dataclasses.replace(entry, reason=child.reason)
+            entry = entry._replace(reason=child.reason)
         yield entry
 
 
@@ -178,5 +178,5 @@ def _version(info: dict[str, Any]) -> str:
 def _with_stat(entry: Entry) -> Entry:
     with contextlib.suppress(OSError):
         size, version = file_version(entry.uri)
-        return dataclasses.replace(entry, size=size, version=version)
-    return dataclasses.replace(entry, reason="missing")
+        return entry._replace(size=size, version=version)
+    return entry._replace(reason="missing")

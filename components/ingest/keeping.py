@@ -1,6 +1,5 @@
 """Which entries the base release of a reindex holds unchanged: these are not read."""
 
-import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from components.ingest.notes import Kept, as_stored, attributes_differ
 from components.ingest.set_digest import SetDigest
 from components.ingest.shard_result import ShardResult
 from components.reindex.base import Base, BaseItems
-from serving.release.items import Attribute, Item
+from serving.release.items import Attribute, Source
 
 _LOOKED_UP_AT_ONCE = 1000
 
@@ -58,19 +57,19 @@ def keep_unchanged(
                 if place is None:
                     others.append(entry)
                     continue
-                base_shard, row, item = place
-                if not keeps or not _is_version(entry, item):
+                base_shard, source = place
+                if not keeps or not _is_version(entry, source):
                     others.append(entry)
                     held.add(entry.item_id)
                     continue
                 said = label(entry)
                 now = dict(entry.attributes) if entry.update else as_stored(entry.attributes, said)
-                if attributes_differ(item, now):
+                if attributes_differ(source.attributes, now):
                     attributes[len(places)] = now
-                split = split_of(item.sha256, eval_percent)
-                places.append((base_shard, row))
+                split = split_of(source.sha256, eval_percent)
+                places.append((base_shard, source.row))
                 held_out.append(split == "eval")
-                digest.add(entry.item_id, item.sha256, said, json.dumps(entry.attributes))
+                digest.add(entry.item_id, source.sha256, said, entry.attributes)
                 result.items[split] += 1
                 result.claimed += 1
                 result.labelled += said is not None
@@ -79,10 +78,10 @@ def keep_unchanged(
     return kept, Others(others, held)
 
 
-def _is_version(entry: Entry, item: Item) -> bool:
+def _is_version(entry: Entry, source: Source) -> bool:
     """Returns whether an entry is what the base's item was made from; never where its version isn't known."""
     return (
         entry.reason is None
         and entry.version != ""
-        and (entry.version, entry.size, entry.uri) == (item.source_version, item.source_size, item.uri)
+        and (entry.version, entry.size, entry.uri) == (source.version, source.size, source.uri)
     )

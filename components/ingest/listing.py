@@ -4,7 +4,7 @@ import dataclasses
 import os
 import posixpath
 import re
-from typing import IO, Any
+from typing import IO, NamedTuple
 
 import fsspec
 
@@ -82,8 +82,7 @@ class Source:
         return [posixpath.basename(self.uri)] if self.kind == "archive" else levels
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One file that may be an image. item_id: unique in its span. uri: where it lies, as fsspec opens it.
 
     size: bytes, -1 where unknown. version: what changes with its content (mtime in ns, or etag). place: where an
@@ -104,10 +103,6 @@ class Entry:
     reason: str | None = None
     update: str = ""
     content: tuple[str, int, int] | None = None
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        """Returns the fields: what a Beam runner holds of an entry takes half as much room."""
-        return tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
 
 def absolute(uri: str) -> str:
@@ -130,16 +125,16 @@ def judge(entry: Entry) -> Entry:
     parts = entry.item_id.split("/")
     suffix = posixpath.splitext(parts[-1])[1].lower()
     if any(part.startswith(".") or part.lower() in _LITTER for part in parts):
-        return dataclasses.replace(entry, is_claim=False, reason="hidden")
+        return entry._replace(is_claim=False, reason="hidden")
     if not is_utf8(entry.item_id + entry.uri):
         # Reports and examples hold UTF-8.
         name, uri = (os.fsencode(text).decode("utf-8", "replace") for text in (entry.item_id, entry.uri))
         is_claim = suffix in IMAGE_SUFFIXES
-        return dataclasses.replace(entry, item_id=name, uri=uri, is_claim=is_claim, reason="bad-name")
+        return entry._replace(item_id=name, uri=uri, is_claim=is_claim, reason="bad-name")
     if suffix in IMAGE_SUFFIXES:
         return entry
     # A file without any extension may be an image (buckets are full of them): it is tried, and claims nothing.
-    return dataclasses.replace(entry, is_claim=False, reason="extension" if suffix else None)
+    return entry._replace(is_claim=False, reason="extension" if suffix else None)
 
 
 def is_utf8(text: str) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.artifact_files import fetched, stored
-from serving.release.items import Attribute, Item
+from serving.release.items import Attribute
 from serving.storage import Store
 
 
@@ -83,11 +83,9 @@ def read_kept(store: Store, shard: int, shards: int) -> Kept:
     return Kept(rows[:, :2], rows[:, 2].astype(bool), {line["at"]: line["attributes"] for line in lines})
 
 
-def attributes_differ(item: Item, attributes: Mapping[str, Attribute]) -> bool:
-    """Returns whether an item of the base has others than these, which were listed now."""
-    return dict(item.attributes) != dict(attributes) or [type(v) for _, v in sorted(item.attributes.items())] != [
-        type(v) for _, v in sorted(attributes.items())
-    ]
+def attributes_differ(stored: Mapping[str, Attribute], listed: Mapping[str, Attribute]) -> bool:
+    """Returns whether attributes differ, in value or type: 1, 1.0 and true are equal to Python only."""
+    return dict(stored) != dict(listed) or any(type(stored[name]) is not type(listed[name]) for name in stored)
 
 
 def as_stored(attributes: Sequence[tuple[str, Attribute]], label: str | None) -> dict[str, Attribute]:

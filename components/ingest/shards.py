@@ -85,7 +85,7 @@ def list_by_shard(source: Source, shards: int) -> Iterator[tuple[int, list[tuple
     """Yields (shard, entries as tuples), some thousand entries at a time: what flows costs by the piece."""
     waiting: dict[int, list[tuple[Any, ...]]] = {}
     for number, entry in enumerate(list_entries(source), 1):
-        waiting.setdefault(shard_of(entry.item_id, shards), []).append(entry.to_tuple())
+        waiting.setdefault(shard_of(entry.item_id, shards), []).append(tuple(entry))
         if number % _LISTED_AT_ONCE == 0:
             yield from waiting.items()
             waiting = {}
@@ -146,7 +146,7 @@ def write_shard(
             writers[split].write(_example(entry, image, label))
             note = Note(entry.size, entry.version, dict(entry.attributes) if entry.update else None)
             write_note(notes, entry.item_id, note)
-            digest.add(entry.item_id, image.sha256, label, json.dumps(entry.attributes))
+            digest.add(entry.item_id, image.sha256, label, entry.attributes)
             result.items[split] += 1
             result.bytes[split] += len(image.data)
             result.labelled += label is not None

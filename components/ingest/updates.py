@@ -100,7 +100,7 @@ def list_updates(uri: str, shards: int) -> Iterator[tuple[int, list[tuple[Any, .
     """Yields (shard, [entry as a tuple]) of each changed item, to be put over what a collection lists."""
     with opened_state(uri) as state:
         for item in state:
-            yield shard_of(item.item_id, shards), [_entry(item).to_tuple()]
+            yield shard_of(item.item_id, shards), [tuple(_entry(item))]
 
 
 def source_version(sha256: str) -> str:

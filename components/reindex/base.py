@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from components.artifact_files import fetched
 from serving.release import layout
-from serving.release.items import Item, ItemShard
+from serving.release.items import Item, ItemShard, Source
 from serving.release.manifest import Manifest
 from serving.storage import open_store
 
@@ -50,7 +50,7 @@ class Base:
 
     def shard_of(self, item_id: str) -> int:
         """Returns the shard of the release that would hold an item."""
-        return layout.shard_of(item_id, len(self.counts))
+        return 0 if len(self.counts) == 1 else layout.shard_of(item_id, len(self.counts))
 
     def to_json(self) -> bytes:
         """Returns `base.json`."""
@@ -92,17 +92,15 @@ class BaseItems:
         self._vectors.clear()
         self._stack.close()
 
-    def find(self, item_ids: Sequence[str]) -> dict[str, tuple[int, int, Item]]:
-        """Returns (shard, row, item without its thumbnail) of those `item_ids` that the base holds."""
+    def find(self, item_ids: Sequence[str]) -> dict[str, tuple[int, Source]]:
+        """Returns (shard, source) of those `item_ids` that the base holds."""
         by_shard: dict[int, list[str]] = {}
         for item_id in item_ids:
             by_shard.setdefault(self._base.shard_of(item_id), []).append(item_id)
-        found = {}
+        found: dict[str, tuple[int, Source]] = {}
         for shard, names in by_shard.items():
-            items = self._shard(shard)
-            rows = items.rows_of(names)
-            for (item_id, row), item in zip(rows.items(), items.by_row(list(rows.values())), strict=True):
-                found[item_id] = (shard, row, item)
+            sources = self._shard(shard).sources_of(names)
+            found.update((item_id, (shard, source)) for item_id, source in sources.items())
         return found
 
     def items(self, places: npt.NDArray[np.int64]) -> Iterator[Item]:

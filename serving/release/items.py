@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +61,17 @@ class Item:
     def __post_init__(self) -> None:
         if not self.item_id:
             raise ValueError("item_id must not be empty.")
+
+
+class Source(NamedTuple):
+    """What tells whether an item's image is still the one that it was made from; fields as an Item has them."""
+
+    row: int
+    uri: str
+    sha256: str
+    size: int
+    version: str
+    attributes: Mapping[str, Attribute]
 
 
 def write_items(path: pathlib.Path, items: Iterable[Item]) -> int:
@@ -119,7 +131,7 @@ class ItemShard:
         self._closed = False
         self.count: int = self._connection().execute("SELECT count(*) FROM items").fetchone()[0]
         names = {name for _, name, *_ in self._connection().execute("PRAGMA table_info(items)")}
-        self._columns = ", ".join([_COLUMNS, *(_SOURCE if names.issuperset(_SOURCE) else ("-1", "''"))])
+        self._source = ", ".join(_SOURCE if names.issuperset(_SOURCE) else ("-1", "''"))
         self._attributes: bool = self._connection().execute("SELECT EXISTS (SELECT * FROM attributes)").fetchone()[0]
 
     def by_row(self, rows: Sequence[int], *, thumbnails: bool = False) -> list[Item]:
@@ -146,6 +158,18 @@ class ItemShard:
             found.update(self._connection().execute(query, batch))
         return found
 
+    def sources_of(self, item_ids: Sequence[str]) -> dict[str, Source]:
+        """Returns the sources of those items that the shard holds: cheaper than the items."""
+        found: dict[str, Source] = {}
+        for start in range(0, len(item_ids), _BATCH):
+            batch = item_ids[start : start + _BATCH]
+            query = f"SELECT item_id, row, uri, sha256, {self._source} FROM items WHERE item_id IN ({_marks(batch)})"
+            rows = self._connection().execute(query, batch).fetchall()
+            attributes = self._attributes_of([row[1] for row in rows])
+            for item_id, row, uri, sha256, size, version in rows:
+                found[item_id] = Source(row, uri, sha256, size, version, attributes.get(row, {}))
+        return found
+
     def rows_where(self, query: str, parameters: Sequence[str | int | float]) -> npt.NDArray[np.int64]:
         """Returns the rows, int64 `[n]` in any order, that a query finds which selects the column `row`."""
         # As one string: SQLite makes it without Python's lock, and in a quarter of the time that fetching rows takes.
@@ -170,17 +194,22 @@ class ItemShard:
 
     def _read(self, rows: Sequence[int], thumbnails: bool) -> dict[int, Item]:
         connection = self._connection()
-        marks = _marks(rows)
         thumbnail = "thumbnail" if thumbnails else "x''"
-        attributes: dict[int, dict[str, Attribute]] = {}
-        query = f"SELECT row, name, value, boolean FROM attributes WHERE row IN ({marks})"
-        for row, name, value, boolean in connection.execute(query, rows) if self._attributes else ():
-            attributes.setdefault(row, {})[name] = bool(value) if boolean else value
-        found = connection.execute(f"SELECT {self._columns}, {thumbnail} FROM items WHERE row IN ({marks})", rows)
+        attributes = self._attributes_of(rows)
+        query = f"SELECT {_COLUMNS}, {self._source}, {thumbnail} FROM items WHERE row IN ({_marks(rows)})"
+        found = connection.execute(query, rows)
         return {
             row: Item(item_id, uri, sha256, width, height, attributes.get(row, {}), small, size, version)
             for row, item_id, uri, sha256, width, height, size, version, small in found
         }
+
+    def _attributes_of(self, rows: Sequence[int]) -> dict[int, dict[str, Attribute]]:
+        attributes: dict[int, dict[str, Attribute]] = {}
+        if self._attributes:
+            query = f"SELECT row, name, value, boolean FROM attributes WHERE row IN ({_marks(rows)})"
+            for row, name, value, boolean in self._connection().execute(query, rows):
+                attributes.setdefault(row, {})[name] = bool(value) if boolean else value
+        return attributes
 
     def _connection(self) -> sqlite3.Connection:
         # One connection a thread: they share the operating system's cache of the file, and no lock.
