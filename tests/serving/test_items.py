@@ -45,6 +45,27 @@ def test_ids(tmp_path: pathlib.Path) -> None:
     assert [name for _, name in shard.by_id()] == sorted(names)
 
 
+def test_where_an_items_image_came_from(tmp_path: pathlib.Path) -> None:
+    items = [
+        Item("known", "u", "s", 1, 1, {"a": True}, b"small", 7, "v"),
+        Item("unknown", "w", "t", 1, 1),
+    ]
+    write_items(tmp_path / "items.sqlite", items)
+    shard = ItemShard(tmp_path / "items.sqlite")
+    expected = {"known": (0, "u", "s", 7, "v", {"a": True}), "unknown": (1, "w", "t", -1, "", {})}
+    assert shard.sources_of(["unknown", "known", "nobody"]) == expected
+    assert list(shard) == items
+    shard.close()
+
+    # As in a release of before there were reindexes.
+    with contextlib.closing(sqlite3.connect(tmp_path / "items.sqlite")) as connection, connection:
+        connection.execute("ALTER TABLE items DROP COLUMN source_size")
+        connection.execute("ALTER TABLE items DROP COLUMN source_version")
+    with contextlib.closing(ItemShard(tmp_path / "items.sqlite")) as older:
+        assert older.sources_of(["known"]) == {"known": (0, "u", "s", -1, "", {"a": True})}
+        assert list(older) == [dataclasses.replace(items[0], source_size=-1, source_version=""), items[1]]
+
+
 def test_no_items(tmp_path: pathlib.Path) -> None:
     assert write_items(tmp_path / "items.sqlite", []) == 0
     shard = ItemShard(tmp_path / "items.sqlite")
