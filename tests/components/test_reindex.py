@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -244,3 +245,45 @@ def test_there_must_be_a_release(tmp_path):
     blessing.uri, base.uri = str(tmp_path / "a"), str(tmp_path / "b")
     with pytest.raises(NoRelease, match="holds no release: `lookalike run` publishes the first"):
         ReleaseEncoder.test_call(infra_blessing=blessing, base=base, serving_root=str(tmp_path / "serving"))
+
+
+def test_attributes_of_a_manifest_are_compared_as_they_are_kept(tmp_path):
+    root = Root(tmp_path)
+    rows = [f"images/{n}.png,{n},{n / 10},{'x' if n else ''}" for n in range(6)]
+    for number in range(6):
+        root.write(f"{number}.png", number)
+    root.source = str(tmp_path / "list.csv")
+
+    def write(*lines):
+        (tmp_path / "list.csv").write_text("\n".join(["uri,number,price,text", *lines]) + "\n")
+
+    write(*rows)
+    root.publish()
+    root.spoil()
+    assert root.reindex().unchanged
+    write(rows[0], "images/1.png,1,0.7,y", *rows[2:])
+    done = root.reindex()
+    told = {name: done.report["reindex"][name] for name in ("unchanged", "reworded", "read")}
+    assert told == {"unchanged": 6, "reworded": 1, "read": 0} and done.encoded == 0
+    items = root.items()
+    assert items["images/1.png"].attributes == {"number": 1, "price": float(np.float32(0.7)), "text": "y"}
+    assert items["images/0.png"].attributes == {"number": 0, "price": 0.0}
+    assert root.reindex().unchanged
+
+
+def test_of_a_new_zip_only_the_members_that_differ_are_read(tmp_path):
+    root = Root(tmp_path)
+    root.source = str(tmp_path / "images.zip")
+
+    def write(seeds):
+        with zipfile.ZipFile(root.source, "w") as archive:
+            for name, seed in seeds.items():
+                archive.writestr(f"{name}.png", png(seed))
+
+    seeds = {number: number for number in range(6)}
+    write(seeds)
+    root.publish()
+    write({**seeds, 3: 100})
+    done = root.reindex()
+    told = {name: done.report["reindex"][name] for name in ("unchanged", "changed", "read")}
+    assert told == {"unchanged": 5, "changed": 1, "read": 1} and done.encoded == 1
