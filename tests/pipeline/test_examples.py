@@ -69,3 +69,23 @@ def test_an_empty_split_is_an_error(tmp_path):
     write_examples(tmp_path, [], "train")
     with pytest.raises(ValueError, match="no examples in"):
         open_split([str(tmp_path / "Split-train" / "*")])
+
+
+def test_a_supervised_family_gets_the_numbers_of_labels(tmp_path):
+    write_examples(tmp_path, [disc(n) for n in range(5)], "train", shards=1)
+    split = open_split([str(tmp_path / "Split-train" / "*")], with_labels=True)
+    assert split.kinds == ("even", "odd")
+    assert np.concatenate([target for _, target in batches(split, tmp_path)]).tolist() == [0, 1, 0, 1, 0]
+    # What the train split has no name for is told apart from everything it has.
+    known = open_split([str(tmp_path / "Split-train" / "*")], with_labels=True, kinds=("odd",))
+    assert np.concatenate([target for _, target in batches(known, tmp_path)]).tolist() == [-1, 0, -1, 0, -1]
+
+
+def test_a_supervised_family_is_refused_without_labels(tmp_path):
+    import tensorflow as tf
+
+    features = {"sha256": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"0" * 64]))}
+    with tf.io.TFRecordWriter(str(tmp_path / "x.gz"), "GZIP") as writer:
+        writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+    with pytest.raises(ValueError, match="a supervised family needs a label for every image"):
+        open_split([str(tmp_path / "*.gz")], with_labels=True)

@@ -54,6 +54,13 @@ def test_every_component_comes_after_what_it_needs(config):
     assert ids[-1] == "Publisher"
 
 
+@pytest.mark.parametrize("family", ["pixels", "itq", "descriptors", "cnn"])
+def test_what_does_not_reconstruct_is_not_asked_for_its_error(config, family):
+    changed = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, family=family))
+    ids = [component.id for component in create_training_pipeline(changed).components]
+    assert sorted(ids) == sorted(set(ORDER) - {"Evaluator"})
+
+
 def test_nothing_of_our_code_is_answered_from_a_stale_cache(config, monkeypatch):
     def properties(code):
         monkeypatch.setattr("pipeline.pipeline.code_fingerprint", lambda: code)
