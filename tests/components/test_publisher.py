@@ -102,10 +102,11 @@ def test_a_release_says_what_data_it_was_made_of(tmp_path, built):
     report = artifact(IngestReport, tmp_path / "report")
     told = {"images": "photos", "data_fingerprint": "f", "items": 30, "splits": {}, "skipped": {"total": 1}}
     pathlib.Path(report.uri).mkdir()
-    (pathlib.Path(report.uri) / "report.json").write_text(json.dumps({**told, "listed": ["many"]}))
+    options = {"limits": {"max_side": 512}, "shards": 8}
+    (pathlib.Path(report.uri) / "report.json").write_text(json.dumps({**told, "listed": ["many"], "options": options}))
     run(tmp_path / "root", {**built, "report": report}, tmp_path / "out")
     manifest = Manifest.from_json((tmp_path / "out" / "release.json").read_bytes())
-    assert manifest.lineage["data"] == {**told, "spans": None}
+    assert manifest.lineage["data"] == {**told, "spans": None, "reindex": None, "limits": {"max_side": 512}}
 
 
 def test_a_second_run_with_the_same_content_does_nothing(tmp_path, built):
