@@ -47,10 +47,10 @@ def copy_images(source: pathlib.Path, target: pathlib.Path, count: int | None) -
     return copies
 
 
-def altered(data: pathlib.Path, target: pathlib.Path) -> None:
-    """Writes the image at `data` upside down to `target`."""
+def altered(data: pathlib.Path, target: pathlib.Path, how: Image.Transpose) -> None:
+    """Writes the image at `data` turned or mirrored to `target`."""
     with Image.open(data) as image:
-        image.transpose(Image.Transpose.ROTATE_180).save(target)
+        image.transpose(how).save(target)
 
 
 def change(files: list[pathlib.Path]) -> dict[str, int]:
@@ -59,9 +59,9 @@ def change(files: list[pathlib.Path]) -> dict[str, int]:
     order = np.random.default_rng(0).permutation(len(files))
     chosen = [files[i] for i in order[: 3 * quarter]]
     for number in range(quarter):
-        altered(chosen[number], chosen[number].with_name(f"new-{number}.png"))
+        altered(chosen[number], chosen[number].with_name(f"new-{number}.png"), Image.Transpose.TRANSPOSE)
     for file in chosen[: 2 * quarter]:
-        altered(file, file)
+        altered(file, file, Image.Transpose.ROTATE_180)
     for file in chosen[2 * quarter :]:
         file.unlink()
     for file in set(files) - set(chosen):

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import logging
+import pathlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -120,22 +121,29 @@ class ReadItems(beam.DoFn):
         store, examples = open_store(options.output), open_store(options.examples)
         kept = read_kept(examples, part, self._parts) if options.base else NO_KEPT
         table = ItemTable(len(kept.places), read_notes(examples, part, self._parts))
+        new = (item for records in read_records(shard) for item in table.add(records))
         with stored(store, embedding_parts.items_file(part, self._parts)) as path:
-            new = (item for records in read_records(shard) for item in table.add(records))
-            write_items(path, itertools.chain(self._kept_items(kept), new))
-        held_out = np.concatenate([kept.held_out, np.asarray(table.held_out, bool)])
+            order = self._write_items(path, kept, new)
+        held_out = np.concatenate([kept.held_out[order], np.asarray(table.held_out, bool)])
         _log.info("part %d of %d: %d items, %d of them kept", part, self._parts, len(held_out), len(kept.places))
-        yield part, PartItems(part, len(held_out), held_out, kept.places)
+        yield part, PartItems(part, len(held_out), held_out, kept.places[order])
         for contents in table.contents(part, self._digits):
             yield beam.pvalue.TaggedOutput("contents", contents)
 
-    def _kept_items(self, kept: Kept) -> Iterator[Item]:
+    def _write_items(self, path: pathlib.Path, kept: Kept, new: Iterable[Item]) -> npt.NDArray[np.int64]:
+        """Writes a part's items; returns the order in which those that are kept come first, int64 `[n]`."""
+        reworded = np.asarray(sorted(kept.attributes), np.int64)
+        same = np.setdiff1d(np.arange(len(kept.places)), reworded)
+        order = np.concatenate([same, reworded])
         if self._options.base is None:
-            return
+            write_items(path, new)
+            return order
         with BaseItems(self._options.base) as base:
-            for at, item in enumerate(base.items(kept.places)):
-                attributes = kept.attributes.get(at)
-                yield item if attributes is None else dataclasses.replace(item, attributes=attributes)
+            items = zip(reworded.tolist(), base.items(kept.places[reworded]), strict=True)
+            others = (dataclasses.replace(item, attributes=kept.attributes[at]) for at, item in items)
+            copied = base.copied(kept.places[same], np.arange(len(same)))
+            write_items(path, itertools.chain(others, new), copied)
+        return order
 
 
 class LookUp(beam.DoFn):

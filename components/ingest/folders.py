@@ -2,14 +2,13 @@
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import os
 import pathlib
 import posixpath
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 
@@ -75,8 +74,7 @@ def _span_expression(pattern: str) -> re.Pattern[str]:
     return re.compile(f"{re.escape(before)}({digits}){re.escape(after)}")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Child:
+class _Child(NamedTuple):
     name: str
     uri: str
     is_folder: bool

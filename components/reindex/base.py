@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,11 +12,12 @@ import numpy.typing as npt
 
 from components.artifact_files import fetched
 from serving.release import layout
-from serving.release.items import Item, ItemShard, Source
+from serving.release.items import Copied, Item, ItemShard, Source
 from serving.release.manifest import Manifest
 from serving.storage import open_store
 
 BASE = "base.json"
+_READ_AT_ONCE = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +84,7 @@ class BaseItems:
         self._store = open_store(base.serving_root)
         self._folder = layout.release_folder(base.release_id)
         self._stack = contextlib.ExitStack()
+        self._files: dict[int, pathlib.Path] = {}
         self._items: dict[int, ItemShard] = {}
         self._vectors: dict[int, npt.NDArray[np.float32]] = {}
 
@@ -103,18 +106,23 @@ class BaseItems:
             found.update((item_id, (shard, source)) for item_id, source in sources.items())
         return found
 
+    def copied(self, places: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> list[Copied]:
+        """Returns the items at `places`, int64 `[n, 2]` of (shard, row), to be copied to `rows`, int64 `[n]`."""
+        return [
+            Copied(self._file(shard), rows[places[:, 0] == shard], places[places[:, 0] == shard, 1])
+            for shard in np.unique(places[:, 0]).tolist()
+        ]
+
     def items(self, places: npt.NDArray[np.int64]) -> Iterator[Item]:
         """Yields the items at `places`, int64 `[n, 2]` of (shard, row), in that order, with their thumbnails."""
-        batch = 1000
-        for start in range(0, len(places), batch):
-            some = places[start : start + batch]
-            items: list[Item | None] = [None] * len(some)
-            for shard in np.unique(some[:, 0]).tolist():
-                where = np.flatnonzero(some[:, 0] == shard)
-                read = self._shard(shard).by_row(some[where, 1].tolist(), thumbnails=True)
-                for at, item in zip(where.tolist(), read, strict=True):
-                    items[at] = item
-            yield from (item for item in items if item is not None)
+        for start in range(0, len(places), _READ_AT_ONCE):
+            some = places[start : start + _READ_AT_ONCE].tolist()
+            read: dict[tuple[int, int], Item] = {}
+            for shard in {shard for shard, _ in some}:
+                rows = [row for other, row in some if other == shard]
+                items = self._shard(shard).by_row(rows, thumbnails=True)
+                read.update(zip([(shard, row) for row in rows], items, strict=True))
+            yield from (read[shard, row] for shard, row in some)
 
     def vectors(self, places: npt.NDArray[np.int64], dimension: int) -> npt.NDArray[np.float32]:
         """Returns the embeddings at `places`, int64 `[n, 2]` of (shard, row): float32 `[n, D]`."""
@@ -126,10 +134,14 @@ class BaseItems:
 
     def _shard(self, shard: int) -> ItemShard:
         if shard not in self._items:
-            path = f"{self._folder}/{layout.items_file(shard, len(self._base.counts))}"
-            local = self._stack.enter_context(fetched(self._store, path))
-            self._items[shard] = self._stack.enter_context(contextlib.closing(ItemShard(local)))
+            self._items[shard] = self._stack.enter_context(contextlib.closing(ItemShard(self._file(shard))))
         return self._items[shard]
+
+    def _file(self, shard: int) -> pathlib.Path:
+        if shard not in self._files:
+            path = f"{self._folder}/{layout.items_file(shard, len(self._base.counts))}"
+            self._files[shard] = self._stack.enter_context(fetched(self._store, path))
+        return self._files[shard]
 
     def _embeddings(self, shard: int) -> npt.NDArray[np.float32]:
         if shard not in self._vectors:

@@ -74,22 +74,34 @@ class Source(NamedTuple):
     attributes: Mapping[str, Attribute]
 
 
-def write_items(path: pathlib.Path, items: Iterable[Item]) -> int:
+class Copied(NamedTuple):
+    """Items that another file holds. rows, old_rows: int64 `[n]`, their rows in the new file and in that one."""
+
+    file: pathlib.Path
+    rows: npt.NDArray[np.int64]
+    old_rows: npt.NDArray[np.int64]
+
+
+def write_items(path: pathlib.Path, items: Iterable[Item], copied: Sequence[Copied] = ()) -> int:
     """Writes the items of a shard in datapoint order into a new file; returns how many.
+
+    copied: come before `items` and fill the rows from 0 on; SQLite copies them, in a fifth of the time of reading and
+    writing them.
 
     The same items give the same bytes. Memory is bounded by a batch of items, not by their number.
 
     Raises:
       ValueError: where an id comes twice, or an attribute is neither text, an int64, a finite float nor a bool.
+      IndexError: where a copied item is not there.
       FileExistsError: where `path` exists.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(exist_ok=False)
-    rows = enumerate(items)
-    count = 0
-    with contextlib.closing(sqlite3.connect(path)) as connection:
+    with contextlib.closing(sqlite3.connect(path.absolute(), uri=True)) as connection:
         # Nobody reads it before it is whole, and who writes it starts over after a crash.
         connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _SCHEMA)
+        count = sum(_copy(connection, some) for some in copied)
+        rows = enumerate(items, count)
         while batch := list(itertools.islice(rows, _BATCH)):
             try:
                 connection.executemany(
@@ -117,21 +129,41 @@ def write_items(path: pathlib.Path, items: Iterable[Item]) -> int:
     return count
 
 
+def _copy(connection: sqlite3.Connection, copied: Copied) -> int:
+    with contextlib.closing(ItemShard(copied.file)) as shard:
+        columns = f"{_COLUMNS.removeprefix('row, ')}, {shard.source_columns}, thumbnail"
+    connection.execute("ATTACH ? AS base", (_read_only(copied.file),))
+    connection.execute("CREATE TEMP TABLE copied (row INTEGER PRIMARY KEY, old INTEGER NOT NULL)")
+    places = zip(copied.rows.tolist(), copied.old_rows.tolist(), strict=True)
+    connection.executemany("INSERT INTO copied VALUES (?, ?)", places)
+    # CROSS: in the order of `copied`, not in that of the base.
+    found = "FROM copied CROSS JOIN base.{0} AS b ON b.row = old"
+    count = connection.execute(f"INSERT INTO items SELECT copied.row, {columns} {found.format('items')}").rowcount
+    if count != len(copied.rows):
+        raise IndexError(f"{copied.file.name} must hold each of {len(copied.rows)} rows, it holds {count} of them.")
+    connection.execute(
+        f"INSERT INTO attributes SELECT copied.row, name, value, boolean {found.format('attributes')} ORDER BY 1, 2"
+    )
+    connection.commit()
+    connection.execute("DROP TABLE copied")
+    connection.execute("DETACH base")
+    return count
+
+
 class ItemShard:
     """Read-only access to a file that `write_items` wrote, from any number of threads."""
 
     def __init__(self, path: pathlib.Path) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not there.")
-        # Immutable: nobody writes, so SQLite needn't lock the file or look for a journal.
-        self._uri = f"file:{urllib.parse.quote(str(path.absolute()))}?mode=ro&immutable=1"
+        self._uri = _read_only(path)
         self._local = threading.local()
         self._lock = threading.Lock()
         self._connections: list[sqlite3.Connection] = []
         self._closed = False
         self.count: int = self._connection().execute("SELECT count(*) FROM items").fetchone()[0]
         names = {name for _, name, *_ in self._connection().execute("PRAGMA table_info(items)")}
-        self._source = ", ".join(_SOURCE if names.issuperset(_SOURCE) else ("-1", "''"))
+        self.source_columns = ", ".join(_SOURCE if names.issuperset(_SOURCE) else ("-1", "''"))
         self._attributes: bool = self._connection().execute("SELECT EXISTS (SELECT * FROM attributes)").fetchone()[0]
 
     def by_row(self, rows: Sequence[int], *, thumbnails: bool = False) -> list[Item]:
@@ -163,7 +195,9 @@ class ItemShard:
         found: dict[str, Source] = {}
         for start in range(0, len(item_ids), _BATCH):
             batch = item_ids[start : start + _BATCH]
-            query = f"SELECT item_id, row, uri, sha256, {self._source} FROM items WHERE item_id IN ({_marks(batch)})"
+            query = (
+                f"SELECT item_id, row, uri, sha256, {self.source_columns} FROM items WHERE item_id IN ({_marks(batch)})"
+            )
             rows = self._connection().execute(query, batch).fetchall()
             attributes = self._attributes_of([row[1] for row in rows])
             for item_id, row, uri, sha256, size, version in rows:
@@ -196,7 +230,7 @@ class ItemShard:
         connection = self._connection()
         thumbnail = "thumbnail" if thumbnails else "x''"
         attributes = self._attributes_of(rows)
-        query = f"SELECT {_COLUMNS}, {self._source}, {thumbnail} FROM items WHERE row IN ({_marks(rows)})"
+        query = f"SELECT {_COLUMNS}, {self.source_columns}, {thumbnail} FROM items WHERE row IN ({_marks(rows)})"
         found = connection.execute(query, rows)
         return {
             row: Item(item_id, uri, sha256, width, height, attributes.get(row, {}), small, size, version)
@@ -232,6 +266,11 @@ class ItemShard:
                 connection.execute(f"PRAGMA mmap_size = {2**40}")
             self._local.connection = connection
         return connection
+
+
+def _read_only(path: pathlib.Path) -> str:
+    # Immutable: nobody writes, so SQLite needn't lock the file or look for a journal.
+    return f"file:{urllib.parse.quote(str(path.absolute()))}?mode=ro&immutable=1"
 
 
 def _marks(rows: Sequence[object]) -> str:
