@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-# A forked child holds what earlier tests left behind, without the threads it belongs to: to free a gRPC object there aborts
-# the child. None lives long enough to need its garbage collected.
+# A forked child holds what earlier tests left behind, without the threads it belongs to: to free a gRPC object there
+# aborts the child. None lives long enough to need its garbage collected.
 os.register_at_fork(after_in_child=gc.disable)
 
 
