@@ -1,6 +1,7 @@
 """A gateway that Prometheus can scrape."""
 
 import pathlib
+import time
 import urllib.request
 from typing import Any
 
@@ -72,6 +73,20 @@ class Monitored(Running):
     def metrics_url(self) -> str:
         return f"http://127.0.0.1:{self._file.read_text().strip()}/metrics"
 
-    def scrape(self) -> Scrape:
+    def glance(self) -> Scrape:
+        """Returns what Prometheus is told now, whatever is under way."""
         with urllib.request.urlopen(self.metrics_url, timeout=30) as response:
             return Scrape(response.read().decode())
+
+    def scrape(self) -> Scrape:
+        """Returns what Prometheus is told when no request is under way, or else after a while.
+
+        gRPC sends a refusal before the request is counted as ended.
+        """
+        end = time.monotonic() + 3.0
+        while True:
+            scrape = self.glance()
+            begun, ended = (scrape.value(f"grpc_server_{what}_total") for what in ("started", "handled"))
+            if begun == ended or time.monotonic() >= end:
+                return scrape
+            time.sleep(0.02)

@@ -130,7 +130,7 @@ def test_what_the_client_gave_up_is_canceled_and_what_came_too_late_is_not(stead
     search = steady.raw("/lookalike.retrieval.v1.RetrievalService/Search")
     request = retrieval_pb2.SearchRequest(image=png(3), k=1).SerializeToString()
     call = search.future(request)
-    until(lambda: steady.scrape().since(before).value("lookalike_encoder_in_flight") == 1)
+    until(lambda: steady.glance().since(before).value("lookalike_encoder_in_flight") == 1)
     call.cancel()
     until(lambda: handled(steady.scrape().since(before), "Search") == {"Canceled": 1})
     with pytest.raises(grpc.RpcError) as late:
@@ -144,7 +144,7 @@ def test_what_the_client_gave_up_is_canceled_and_what_came_too_late_is_not(stead
 def test_what_is_refused_under_load_is_counted(loop: LoopThread, collection: Collection) -> None:
     with Monitored(loop, collection, limits=Limits(in_flight=4)) as gateway:
         gateway.client.wait_until_serving(60)
-        gateway.encoder.delay = 0.5
+        gateway.call_in_loop(gateway.encoder.gate.clear)
 
         def ask(seed: int) -> str:
             try:
@@ -155,7 +155,9 @@ def test_what_is_refused_under_load_is_counted(loop: LoopThread, collection: Col
 
         with concurrent.futures.ThreadPoolExecutor(12) as pool:
             asked = [pool.submit(ask, seed) for seed in range(12)]
-            until(lambda: gateway.scrape().value("lookalike_requests_in_flight", kind="images") == 3)
+            until(lambda: gateway.glance().value("lookalike_requests_refused_total") == 9)
+            assert gateway.glance().value("lookalike_requests_in_flight", kind="images") == 3
+            gateway.call_in_loop(gateway.encoder.gate.set)
             codes = [future.result() for future in asked]
         scrape = gateway.scrape()
         refused = codes.count("RESOURCE_EXHAUSTED")
