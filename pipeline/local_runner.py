@@ -31,7 +31,6 @@ def run_training(config: PipelineConfig) -> dict[str, Any]:
     config = with_image_shape(with_absolute_paths(config))
     root = pathlib.Path(config.root)
     root.mkdir(parents=True, exist_ok=True)
-    (root / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True) + "\n")
     metadata = tfx.orchestration.metadata.sqlite_metadata_connection_config(str(root / "metadata.sqlite"))
     before = _last_execution(root / "metadata.sqlite")
     began = time.monotonic()
@@ -46,6 +45,8 @@ def run_training(config: PipelineConfig) -> dict[str, Any]:
         "components": {name: watch.seconds[name] for name in watch.seconds if name in executed},
         "cached": [name for name in watch.seconds if name not in executed],
     }
+    # Only of a run that published: a reindex reads the images by it, as they were read for the encoder that is served.
+    (root / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True) + "\n")
     (root / "last_run.json").write_text(json.dumps(summary, indent=1) + "\n")
     return summary
 

@@ -107,8 +107,10 @@ def test_changed_images_make_a_new_release_and_a_bad_encoder_none(published, dig
     assert manifest["parent"] == first
     assert manifest["lineage"]["config"]["training"]["epochs"] == 2
 
-    # An encoder that is not good enough stops the run; what is served goes on.
+    # An encoder that is not good enough stops the run; what is served goes on, and with it what a reindex is told.
+    config = (root / "pipeline" / "config.json").read_text()
     done = run(images, root, "evaluation.max_mse=0.000001")
     assert done.returncode == 1
+    assert (root / "pipeline" / "config.json").read_text() == config
     assert "did not bless the model" in done.stderr
     assert (root / "serving" / "CURRENT").read_text().strip() == second["release_id"]
