@@ -311,7 +311,11 @@ def _make_durably(folder: pathlib.Path) -> None:
         missing.append(folder)
         folder = folder.parent
     for child in reversed(missing):
-        child.mkdir(exist_ok=True)
+        try:
+            child.mkdir(exist_ok=True)
+        except FileExistsError:
+            # A file is in the way. Whoever creates something would take it for his own file, made by another.
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(child)) from None
         _sync_folder(child.parent)
 
 

@@ -71,6 +71,14 @@ def test_create_refuses_what_exists(store: Store) -> None:
     assert [stat.path for stat in store.files("lease")] == ["lease/1"]
 
 
+def test_a_file_in_the_way_is_not_the_file_that_is_created(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    store = open_store(tmp_path / "file")
+    for write in (store.create, store.write):
+        with pytest.raises(NotADirectoryError, match="file"):
+            write("lease/1", b"first")
+
+
 def test_one_of_many_threads_creates(store: Store) -> None:
     for attempt in range(20):
         barrier, won = threading.Barrier(8), []
