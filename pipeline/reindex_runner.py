@@ -16,6 +16,7 @@ from pipeline.lease_keeper import kept_alive
 from pipeline.local_runner import ComponentWatch, watched, with_absolute_paths
 from pipeline.reindex_summary import ReindexSummary
 from serving.release import layout
+from serving.release.current import read_current
 from serving.release.lease import LeaseHeld, LeaseLost, hold_lease
 from serving.storage import open_store
 
@@ -34,10 +35,19 @@ def run_reindex(config: PipelineConfig, *, wait_seconds: float = 0.0) -> Reindex
     holder = f"reindex, process {os.getpid()} on {socket.gethostname()}"
     seconds = config.reindex.lease_seconds
     began = time.monotonic()
+
+    def ended(status: str, error: str) -> ReindexSummary:
+        return ReindexSummary(status, error=error, seconds=time.monotonic() - began)
+
+    summary: ReindexSummary | None = None
     try:
+        store = open_store(config.serving_root)
+        # Before the lease, which would make a serving root of a folder that was mistyped.
+        if read_current(store) is None:
+            return ended("no-release", f"{store.uri} holds no release: `lookalike run` publishes the first.")
         with (
             hold_lease(
-                open_store(config.serving_root),
+                store,
                 holder,
                 seconds=seconds,
                 wait_seconds=wait_seconds,
@@ -50,7 +60,14 @@ def run_reindex(config: PipelineConfig, *, wait_seconds: float = 0.0) -> Reindex
                 purge_what_is_due(config.serving_root)
             return summary
     except LeaseHeld as error:
-        return ReindexSummary("lease-held", error=str(error), seconds=time.monotonic() - began)
+        return ended("lease-held", str(error))
+    except (OSError, ValueError) as error:
+        # A disk that is full, a place that can't be written: whoever watches the summary must hear of that, too.
+        logger.debug("the reindex failed", exc_info=True)
+        if summary is not None:
+            logger.warning("the lease was not given back: %s", error)
+            return summary
+        return ended("failed", f"{type(error).__name__}: {error}")
 
 
 def _run(config: PipelineConfig, lease: int, began: float) -> ReindexSummary:

@@ -12,7 +12,8 @@ from pipeline.reindex_config import ReindexConfig
 from pipeline.reindex_runner import run_reindex
 from serving.journal.entry import Tombstone
 from serving.journal.writer import JournalWriter
-from serving.release.current import read_current
+from serving.release.current import read_current, write_current
+from serving.storage import open_store
 from tests.components.reindexing import Root
 
 
@@ -64,6 +65,26 @@ def test_a_reindex_says_how_it_ended(tmp_path: pathlib.Path) -> None:
     assert run_reindex(config_of(root, encoder_version=1)).status == "no-release"
     # Of two runs the artifacts stay.
     assert len(list((root.folder / "runs/reindex").iterdir())) == 2
+
+
+def test_no_serving_root_is_made_where_there_is_none(tmp_path: pathlib.Path) -> None:
+    ended = run_reindex(PipelineConfig(root=str(tmp_path / "runs"), serving_root=str(tmp_path / "mistyped")))
+    assert (ended.status, ended.exit_code) == ("no-release", 6)
+    assert f"{tmp_path / 'mistyped'} holds no release" in ended.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_used_is_told_as_well(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    ended = run_reindex(PipelineConfig(root=str(tmp_path / "runs"), serving_root=str(tmp_path / "file")))
+    assert (ended.status, ended.exit_code) == ("failed", 1)
+    assert "NotADirectoryError" in ended.error and str(tmp_path / "file") in ended.error
+
+    store = open_store(tmp_path / "root")
+    write_current(store, "20260101T000000Z-1")
+    ended = run_reindex(PipelineConfig(root=str(tmp_path / "file"), serving_root=store.uri))
+    assert (ended.status, ended.exit_code) == ("failed", 1)
+    assert "NotADirectoryError" in ended.error and str(tmp_path / "file") in ended.error
 
 
 def test_the_config_that_a_run_left_is_one_to_reindex_with(tmp_path: pathlib.Path) -> None:
