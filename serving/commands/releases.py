@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     def add(name: str, act: Callable[[argparse.Namespace, "Store"], int], text: str, more: str = "") -> Any:
         action = actions.add_parser(
             name,
+            allow_abbrev=False,
             help=text,
             description=f"{text[0].upper()}{text[1:]}.{more}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -190,6 +191,12 @@ def _rollback(arguments: argparse.Namespace, store: "Store") -> int:
         release_id = read_manifest(store, current).parent
         if release_id is None:
             raise Problem(f"{current} is the first release: there is none to go back to.", 1)
+        if not _exists(store, release_id):
+            raise Problem(
+                f"{release_id}, on which {current} was built, was pruned or purged: name one that"
+                " `lookalike releases list` shows.",
+                1,
+            )
     _check_exists(store, release_id)
     with _cache(arguments, store) as cache:
         before = rollback(
@@ -215,10 +222,14 @@ def _chosen(arguments: argparse.Namespace, store: "Store") -> str:
     return release_id
 
 
-def _check_exists(store: "Store", release_id: str) -> None:
+def _exists(store: "Store", release_id: str) -> bool:
     from serving.release import layout
 
-    if not store.exists(f"{layout.release_folder(release_id)}/{layout.MANIFEST}"):
+    return store.exists(f"{layout.release_folder(release_id)}/{layout.MANIFEST}")
+
+
+def _check_exists(store: "Store", release_id: str) -> None:
+    if not _exists(store, release_id):
         raise Problem(f"{store.uri} holds no release {release_id}; `lookalike releases list` shows those it holds.", 1)
 
 

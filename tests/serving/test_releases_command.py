@@ -130,6 +130,14 @@ def test_rollback(run: Run, root: pathlib.Path) -> None:
     assert run("rollback", second)[1] == f"{second} is the served release already.\n"
 
 
+def test_rollback_to_a_parent_that_is_gone(run: Run, root: pathlib.Path) -> None:
+    first, second = build_release(root), build_release(root, seed=1)
+    open_store(root).delete(f"releases/{first}")
+    code, _, err = run("rollback")
+    assert code == 1
+    assert f"{first}, on which {second} was built, was pruned or purged: name one that" in err
+
+
 def test_rollback_to_a_damaged_release(run: Run, root: pathlib.Path) -> None:
     first, second = build_release(root), build_release(root, seed=1)
     next((root / "releases" / first).rglob("*.sqlite")).unlink()
