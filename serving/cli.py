@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Flags of a command that lives elsewhere are not ours to judge.
     if unknown and chosen.run is not _elsewhere:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if not chosen.verbose:
+        # Of TensorFlow errors alone, not which processor it found; and Google's client libraries say at each of some
+        # twenty imports that Python 3.10 is old. Among all that nobody finds what the command has to say.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"google\.")
     logging.basicConfig(
         level=logging.INFO if chosen.verbose else logging.WARNING,
         format=logs.TEXT_FORMAT,
@@ -55,6 +61,8 @@ def _add(commands: Any, entry: importlib.metadata.EntryPoint) -> None:
     module = entry.load()
     command = commands.add_parser(
         entry.name,
+        # `--k 3` must not be taken for `--key 3`, nor a flag mean something else when a longer one is added.
+        allow_abbrev=False,
         help=module.HELP,
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (configuration.ConfigError, OSError) as error:
         print(f"lookalike reindex: {error}", file=sys.stderr)
         return 2
-    for name in ("components", "pipeline", "serving", "absl"):
+    for name in ("components", "pipeline", "serving"):
         logging.getLogger(name).setLevel(logging.INFO)
     # So that the lease is given back, and the next run needn't wait until it has run out.
     signal.signal(signal.SIGTERM, _end)

@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (configuration.ConfigError, OSError) as error:
         print(f"lookalike run: {error}", file=sys.stderr)
         return 2
-    for name in ("components", "pipeline", "serving", "absl"):
+    for name in ("components", "pipeline", "serving"):
         logging.getLogger(name).setLevel(logging.INFO)
     try:
         summary = run_training(config)

@@ -35,3 +35,13 @@ def test_an_unknown_flag_is_refused(capsys):
         cli.main(["query", "--item-id", "x", "--nonsense"])
     assert stopped.value.code == 2
     assert "unrecognized arguments: --nonsense" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag"), [(["query", "--item-id", "x"], "--k"), (["releases", "list", "--serving-root", "x"], "--js")]
+)
+def test_a_flag_is_not_taken_for_a_longer_one(capsys, arguments, flag):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*arguments, flag, "3"])
+    assert stopped.value.code == 2
+    assert f"unrecognized arguments: {flag}" in capsys.readouterr().err
