@@ -82,9 +82,13 @@ def start_model_server(serving_root: str, model: str, folder: pathlib.Path, port
     return Process("model-server", [environment_command("pipeline"), "model-server", *flags], folder)
 
 
-def start_gateway(serving_root: str, encoder: str, folder: pathlib.Path, port: int = 0) -> Process:
+def start_gateway(
+    serving_root: str, encoder: str, folder: pathlib.Path, port: int = 0, *, allow_updates: bool = False
+) -> Process:
     """Starts a gateway on a serving root. encoder: `host:port` of a model server."""
     flags = ["--serving-root", serving_root, "--encoder", encoder, "--port", str(port)]
+    if allow_updates:
+        flags.append("--allow-updates")
     return Process("gateway", [environment_command("serving"), "gateway", *flags], folder)
 
 
@@ -101,24 +105,30 @@ def wait_until_serving(address: str, gateway: Process, timeout: float) -> str:
         return client.get_release().release_id
 
 
-def is_running(pid: int) -> bool:
-    """Returns whether a process of this id is there."""
+def is_running(pid: int, folder: pathlib.Path) -> bool:
+    """Returns whether a process of this id is there, and keeps its log in `folder`.
+
+    An id that was written down may be another process' by now, after a reboot above all: that one is not ours to stop.
+    """
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
         return False
-    except PermissionError:
-        return True
-    return True
+    try:
+        arguments = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        # Where the system doesn't tell, its id is all there is to go by.
+        return not pathlib.Path("/proc/self").exists()
+    return any(pathlib.Path(os.fsdecode(argument)).parent == folder for argument in arguments if argument)
 
 
-def stop_pid(pid: int, timeout: float = 20.0) -> None:
-    """Ends a process that another command started."""
-    if not is_running(pid):
+def stop_pid(pid: int, folder: pathlib.Path, timeout: float = 20.0) -> None:
+    """Ends a process that another command started with its log in `folder`."""
+    if not is_running(pid, folder):
         return
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + timeout
-    while is_running(pid) and time.monotonic() < deadline:
+    while is_running(pid, folder) and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-    if is_running(pid):
+    if is_running(pid, folder):
         os.kill(pid, signal.SIGKILL)

@@ -3,7 +3,8 @@
   lookalike serve --serving-root demo/serving          starts both; says where the gateway listens
   lookalike serve --serving-root demo/serving --stop   stops both
 
-Logs and process ids are kept in a folder `processes` beside the serving root. Ask with `lookalike query`.
+Logs and process ids are kept in `processes/<the serving root's name>` beside the serving root. Ask with `lookalike
+query`; with --allow-updates also `lookalike upsert` and `lookalike delete` are for everybody on this machine.
 """
 
 import argparse
@@ -22,18 +23,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model-name", default="encoder", help="the model in the serving root (default: %(default)s)")
     parser.add_argument("--port", type=int, default=50051, help="the gateway's port (default: %(default)s)")
     parser.add_argument("--encoder-port", type=int, default=8500, help="the model server's port (default: %(default)s)")
+    parser.add_argument(
+        "--allow-updates", action="store_true", help="take upserts and deletes, and keep them in the root"
+    )
     parser.add_argument("--stop", action="store_true", help="stop what an earlier call started")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns 0 with the service answering (or stopped), 1 where it can't."""
     root = pathlib.Path(arguments.serving_root).absolute()
-    folder = root.parent / "processes"
+    # One for each root: of another one beside it, other processes are at work.
+    folder = root.parent / "processes" / root.name
     state = folder / "service.json"
-    running = _running(state)
+    running = _running(state, folder)
     if arguments.stop:
         for pid in reversed(running):
-            processes.stop_pid(pid)
+            processes.stop_pid(pid, folder)
         state.unlink(missing_ok=True)
         print(f"stopped {len(running)} processes")
         return 0
@@ -48,7 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
         server = processes.start_model_server(str(root), arguments.model_name, folder, arguments.encoder_port)
         started.append(server)
         encoder = f"127.0.0.1:{server.wait_for_port(120)}"
-        gateway = processes.start_gateway(str(root), encoder, folder, arguments.port)
+        gateway = processes.start_gateway(
+            str(root), encoder, folder, arguments.port, allow_updates=arguments.allow_updates
+        )
         started.append(gateway)
         address = f"127.0.0.1:{gateway.wait_for_port(60)}"
         release = processes.wait_until_serving(address, gateway, timeout=120)
@@ -62,6 +69,6 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _running(state: pathlib.Path) -> list[int]:
+def _running(state: pathlib.Path, folder: pathlib.Path) -> list[int]:
     pids = json.loads(state.read_text()) if state.exists() else []
-    return [pid for pid in pids if processes.is_running(pid)]
+    return [pid for pid in pids if processes.is_running(pid, folder)]
