@@ -9,6 +9,8 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.types.standard_artifacts import ExampleAnomalies, ExampleStatistics, Schema
 
+from components import features
+
 logger = logging.getLogger(__name__)
 
 _REMEDY = (
@@ -32,7 +34,8 @@ def describe(anomalies: anomalies_pb2.Anomalies, source: str) -> list[str]:
 def comparable(schema: schema_pb2.Schema) -> schema_pb2.Schema:
     """Returns `schema` without the values it saw: a collection grows, so new ids and new labels are no anomaly.
 
-    What is left: which features there are, their types, shapes and presence.
+    What is left: which features there are, their types, shapes and presence. Of the label not the last two: any item may
+    be without one, such as one that was upserted, and training never reads it.
     """
     relaxed = schema_pb2.Schema()
     relaxed.CopyFrom(schema)
@@ -41,6 +44,9 @@ def comparable(schema: schema_pb2.Schema) -> schema_pb2.Schema:
         feature.ClearField("domain")
         feature.ClearField("string_domain")
         feature.ClearField("int_domain")
+        if feature.name == features.LABEL:
+            feature.ClearField("shape")
+            feature.presence.ClearField("min_fraction")
     del relaxed.string_domain[:]
     return relaxed
 
