@@ -1,7 +1,7 @@
 """The files of an Examples artifact: shard j of every split, read in record order."""
 
 import dataclasses
-import functools
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from components import features
+from components.embedding.record_file import iterate_records
 from components.ingest.notes import Note
 from serving.release.items import Attribute, Item
 from serving.storage import open_store
@@ -18,6 +19,8 @@ from serving.storage import open_store
 SPLITS = ("train", "eval")
 _FILE = re.compile(r"Split-(\w+)/.*-(\d{5})-of-(\d{5})\.gz")
 _READ_BUFFER = 2**20
+# So many are read sooner than TensorFlow has set up its reader.
+_FEW = 2000
 # The features that no item lacks: those named in _record.
 _EVERY_ITEM_HAS = 6
 
@@ -68,17 +71,11 @@ def list_shards(uri: str) -> list[ExampleShard]:
     return [ExampleShard(j, tuple((split, found[split][j]) for split in SPLITS)) for j in range(shards)]
 
 
-def read_records(shard: ExampleShard, batch_size: int = 256) -> Iterator[list[Record]]:
-    """Yields the records of a shard in order, in lists of at most `batch_size`."""
-    # One iterator for all files: each costs some hundredths of a second to set up.
-    numbered = [
-        tf.data.Dataset.zip((_records([file]), tf.data.Dataset.from_tensors(number).repeat()))
-        for number, (_, file) in enumerate(shard.files)
-    ]
-    records = functools.reduce(tf.data.Dataset.concatenate, numbered)
-    for batch, numbers in records.batch(batch_size).prefetch(1).as_numpy_iterator():
-        found = zip(batch, numbers.tolist(), strict=True)
-        yield [_record(serialized, shard.files[number][0]) for serialized, number in found]
+def read_records(shard: ExampleShard) -> Iterator[Record]:
+    """Yields the records of a shard in order."""
+    for split, file in shard.files:
+        for serialized in iterate_records(file):
+            yield _record(serialized, split)
 
 
 def read_images(
@@ -86,9 +83,11 @@ def read_images(
 ) -> Iterator[tuple[npt.NDArray[np.int64], tf.Tensor]]:
     """Yields (record numbers int64 `[B]`, canonical images string `[B]`) of the `wanted` records, in order.
 
-    B is `batch_size`, but for the last. All of it runs inside TensorFlow: Python sees batches, never records.
+    B is `batch_size`, but for the last. Where there are many all of it runs inside TensorFlow: Python sees batches,
+    never records.
     """
-    if not len(wanted):
+    if len(wanted) <= _FEW:
+        yield from _read_few(shard, wanted, batch_size)
         return
     mask = np.zeros(int(wanted.max()) + 1, bool)
     mask[wanted] = True
@@ -113,6 +112,23 @@ def read_images(
             pending, count = [joined[batch_size:]], count - batch_size
     if count:
         yield wanted[done : done + count], tf.concat(pending, 0)
+
+
+def _read_few(
+    shard: ExampleShard, wanted: npt.NDArray[np.int64], batch_size: int
+) -> Iterator[tuple[npt.NDArray[np.int64], tf.Tensor]]:
+    records = enumerate(itertools.chain.from_iterable(iterate_records(file) for _, file in shard.files))
+    chosen = frozenset(wanted.tolist())
+    found = (_image(serialized) for number, serialized in records if number in chosen)
+    for start in range(0, len(wanted), batch_size):
+        images = list(itertools.islice(found, batch_size))
+        # Fewer where the files hold less than they should: the caller counts.
+        if images:
+            yield wanted[start : start + len(images)], tf.constant(images, tf.string)
+
+
+def _image(serialized: bytes) -> bytes:
+    return bytes(tf.train.Example.FromString(serialized).features.feature[features.IMAGE].bytes_list.value[0])
 
 
 def _records(files: list[str]) -> tf.data.Dataset:

@@ -121,7 +121,7 @@ class ReadItems(beam.DoFn):
         store, examples = open_store(options.output), open_store(options.examples)
         kept = read_kept(examples, part, self._parts) if options.base else NO_KEPT
         table = ItemTable(len(kept.places), read_notes(examples, part, self._parts))
-        new = (item for records in read_records(shard) for item in table.add(records))
+        new = table.add(read_records(shard))
         with stored(store, embedding_parts.items_file(part, self._parts)) as path:
             order = self._write_items(path, kept, new)
         held_out = np.concatenate([kept.held_out[order], np.asarray(table.held_out, bool)])
