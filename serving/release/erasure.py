@@ -58,14 +58,14 @@ def erase(
         embeddings = sum(compact_cache(store, digest, live, math.inf, renew=lease.renew) for digest in digests)
         keys = [bytes.fromhex(sha256) for sha256 in record.sha256s]
         gone = {key.hex() for key, held in zip(keys, live.holds(keys), strict=True) if not held}
-    encoders, probed = _erase_encoders(store, kept, gone, lease)
+    older, encoders, probed = _erase_encoders(store, kept, gone, current, lease)
     waits += damaged + probed
     return dataclasses.replace(
         record,
         done=None if waits else clock(),
         waits="; ".join(waits),
         sha256s=record.sha256s if waits else (),
-        releases=tuple(releases),
+        releases=(*releases, *older),
         encoders=tuple(encoders),
         segments=segments,
         contents=len(contents or ()),
@@ -95,22 +95,35 @@ def _rewrite_segments(store: Store, due: Mapping[str, Stamp], lease: Lease) -> t
 
 
 def _erase_encoders(
-    store: Store, kept: Sequence[Manifest], gone: set[str], lease: Lease
-) -> tuple[list[str], list[str]]:
-    """Deletes encoders that hold an erased image as their probe; returns these, and those that a release needs."""
-    needed = {layout.encoder_folder(m.encoder.model, m.encoder.version): m.release_id for m in kept}
-    deleted, waits = [], []
+    store: Store, kept: Sequence[Manifest], gone: set[str], current: str | None, lease: Lease
+) -> tuple[list[str], list[str], list[str]]:
+    """Deletes encoders that hold an erased image as their probe, and the releases that have them, but for the current.
+
+    Returns these releases, these encoders, and why the current one's stays.
+    """
+    named: dict[str, list[str]] = {}
+    for manifest in kept:
+        folder = layout.encoder_folder(manifest.encoder.model, manifest.encoder.version)
+        named.setdefault(folder, []).append(manifest.release_id)
+    releases: list[str] = []
+    deleted: list[str] = []
+    waits: list[str] = []
     for model in store.folders(layout.ENCODERS):
         for version in store.folders(f"{layout.ENCODERS}/{model}"):
             folder = f"{layout.ENCODERS}/{model}/{version}"
             if not _probes(store, folder) & gone:
                 continue
-            if folder in needed:
-                waits.append(f"{folder}, of {needed[folder]}, holds an image as its probe: train a new encoder")
-            else:
-                delete_encoder(store, folder, lease)
-                deleted.append(folder)
-    return deleted, waits
+            having = named.get(folder, [])
+            if current in having:
+                waits.append(f"{folder}, of {current}, holds an image as its probe: train a new encoder")
+                continue
+            for release_id in having:
+                lease.renew()
+                delete_release(store, release_id)
+            releases += having
+            delete_encoder(store, folder, lease)
+            deleted.append(folder)
+    return releases, deleted, waits
 
 
 def _probes(store: Store, folder: str) -> set[str]:

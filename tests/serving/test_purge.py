@@ -18,6 +18,7 @@ from serving.release.publish import PublishRefused
 from serving.release.purge import AWAITS_PURGE, AWAITS_RELEASE, list_purges, purge
 from serving.release.purge_record import read_records
 from serving.release.reader import read_manifest
+from serving.release.retention import list_releases
 from serving.storage import Store
 from tests.serving.journal.changes import delete, upsert
 from tests.serving.killed import killed_at_every_change
@@ -211,6 +212,21 @@ def test_an_encoder_that_shows_the_image_as_its_probe_is_waited_for(root: Update
         assert [item.waits for item in list_purges(root.store).pending] == [record.waits]
         assert len(read_records(root.store)) == 1
     assert holds(root.store, png(1)) == []  # in the encoder it is base64
+
+
+def test_after_a_training_older_releases_go_with_the_encoder_that_shows_the_image(root: UpdatedRoot) -> None:
+    shows = [Probe(png(5), embed(sha256_of(5)))]
+    root.append(upsert("a.png", 5))
+    root.reindex(probes=shows)
+    root.append(delete("a.png", purge=True))
+    without_it = root.reindex(probes=shows).release_id
+    waiting = purge(root.store, holder="test")
+    assert waiting is not None and f"of {without_it}, holds an image as its probe" in waiting.waits
+    trained = root.reindex(encoder_seed=1)
+    record = purge(root.store, holder="test")
+    assert record is not None and record.done is not None
+    assert record.releases == (without_it,) and len(record.encoders) == 1
+    assert [listed.release_id for listed in list_releases(root.store)] == [trained.release_id]
 
 
 def test_an_encoder_that_no_release_needs_is_deleted_for_its_probe(root: UpdatedRoot) -> None:
