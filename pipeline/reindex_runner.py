@@ -99,16 +99,13 @@ def purge_what_is_due(serving_root: str) -> None:
     from serving.release.verify import ReleaseRefused
 
     try:
-        record = purge(
+        purge(
             open_store(serving_root),
             holder=f"reindex, process {os.getpid()} on {socket.gethostname()}",
             wait_seconds=_PURGE_WAIT_SECONDS,
         )
     except (LeaseHeld, LeaseLost, ReleaseRefused, OSError, ValueError) as error:
         logger.warning("nothing was purged: %s", error)
-        return
-    if record is not None:
-        logger.info("purged %d items: %s", len(record.items), record.waits or "done")
 
 
 def status_of(error: Exception) -> str:
