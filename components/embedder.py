@@ -64,13 +64,18 @@ class EmbedExamples(beam.PTransform):
         )
         _ = encoded.new | "GroupNew" >> beam.GroupByKey() | "AddToCache" >> beam.ParDo(AddToCache(options))
         vectors = (looked_up.vectors, encoded.vectors) | "FlattenVectors" >> beam.Flatten()
-        counts = (looked_up.counts, encoded.counts) | "FlattenCounts" >> beam.Flatten()
-        return (
+        reports = (
             {"items": read["items"], "vectors": vectors}
             | "JoinVectors" >> beam.CoGroupByKey()
             | "WritePart" >> beam.ParDo(WritePart(options, parts))
-            | "ListParts" >> beam.combiners.ToList()
-            | "WriteReport" >> beam.ParDo(WriteReport(options), counts=beam.pvalue.AsList(counts), parts=parts)
+        )
+        # A group, and neither a combination nor a side input: each of these is a stage or two more.
+        return (
+            (reports, looked_up.counts, encoded.counts)
+            | "FlattenReports" >> beam.Flatten()
+            | "Together" >> beam.WithKeys(0)
+            | "GroupReports" >> beam.GroupByKey()
+            | "WriteReport" >> beam.ParDo(WriteReport(options, parts))
         )
 
 
@@ -143,7 +148,8 @@ def Embedder(
     shards = list_shards(examples.uri)
     started = time.monotonic()
     with beam_pipeline as pipeline:
-        _ = pipeline | "Shards" >> beam.Create(shards) | "Spread" >> beam.Reshuffle() | EmbedExamples(options, shards)
+        # Create spreads them over the workers.
+        _ = pipeline | "Shards" >> beam.Create(shards) | EmbedExamples(options, shards)
     report = embedding_parts.read_report(store)
     seconds = time.monotonic() - started
     check_failures(report, max_failed_share)

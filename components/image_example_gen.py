@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 import apache_beam as beam
@@ -94,6 +94,13 @@ def listing_digest(source: Source) -> str:
     return digest.hexdigest()
 
 
+def _list(source: Source, updates: str, shards: int) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
+    # Every shard is written, also one that no item falls into.
+    yield from ((shard, []) for shard in range(shards))
+    yield from list_updates(updates, shards)
+    yield from list_by_shard(source, shards)
+
+
 class _WriteShard(beam.DoFn):
     def __init__(
         self,
@@ -131,13 +138,10 @@ def IngestCollection(
 
     Only names pass through Beam: the worker that writes a shard reads its images, one at a time.
     """
-    listed = root | "Source" >> beam.Create([source]) | "List" >> beam.FlatMap(list_by_shard, options.shards)
-    # Every shard is written, also one that no item falls into.
-    every = root | "EveryShard" >> beam.Create([(shard, []) for shard in range(options.shards)])
-    changed = root | "Updates" >> beam.Create([updates]) | "ListUpdates" >> beam.FlatMap(list_updates, options.shards)
     return (
-        (listed, changed, every)
-        | beam.Flatten()
+        root
+        | "Source" >> beam.Create([source])
+        | "List" >> beam.FlatMap(_list, updates, options.shards)
         | beam.GroupByKey()
         | "WriteShard" >> beam.ParDo(_WriteShard(source, options, examples, report, base, serving_root))
     )

@@ -299,12 +299,19 @@ class WritePart(beam.DoFn):
 class WriteReport(beam.DoFn):
     """Writes report.json: the last thing of an Embeddings artifact."""
 
-    def __init__(self, options: EmbedOptions) -> None:
+    def __init__(self, options: EmbedOptions, parts: int) -> None:
         self._options = options
+        self._parts = parts
 
-    def process(self, reports: list[PartReport], counts: list[ContentCounts], parts: int) -> Iterator[EmbeddingsReport]:
-        by_part = {report.part: report for report in reports}
-        ordered = [by_part[part] for part in range(parts)]
+    def process(self, group: tuple[int, Iterable[PartReport | ContentCounts]]) -> Iterator[EmbeddingsReport]:
+        by_part: dict[int, PartReport] = {}
+        counts: list[ContentCounts] = []
+        for told in group[1]:
+            if isinstance(told, PartReport):
+                by_part[told.part] = told
+            else:
+                counts.append(told)
+        ordered = [by_part[part] for part in range(self._parts)]
         report = EmbeddingsReport(
             counts=tuple(report.count for report in ordered),
             held_out=sum(report.held_out for report in ordered),

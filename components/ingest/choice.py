@@ -1,5 +1,6 @@
 """Which of the entries of a shard count."""
 
+import operator
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from components.ingest.shard_result import ShardResult
 from components.ingest.updates import TOMBSTONE, UPSERT
 
 _MOST_DUPLICATES = 10
+_ORDER = operator.attrgetter("item_id", "span", "uri", "place")
 
 
 class Chosen(NamedTuple):
@@ -24,20 +26,22 @@ def add_to_listing(digest: SetDigest, entry: Entry) -> None:
         digest.add(entry.item_id, entry.uri, entry.size, entry.version, entry.place, entry.reason)
 
 
-def choose(entries: Iterable[Entry], result: ShardResult) -> Chosen:
+def choose(entries: Iterable[Entry], result: ShardResult, *, digest_listing: bool = True) -> Chosen:
     """Returns the entries that count, by id: of several spans the latest, and over all of them what was updated.
 
-    That is an upsert, or nothing where the item was deleted. Duplicate ids in a span go to `result`.
+    That is an upsert, or nothing where the item was deleted. Duplicate ids in a span go to `result`, and the digest of
+    what was listed where anybody wants it.
     """
     by_id: dict[str, Entry] = {}
     updates: list[Entry] = []
     others = []
     spans, listing = set(), SetDigest()
-    for entry in sorted(entries, key=lambda entry: (entry.item_id, entry.span, entry.uri, entry.place)):
+    for entry in sorted(entries, key=_ORDER):
         if entry.update:
             updates.append(entry)
             continue
-        add_to_listing(listing, entry)
+        if digest_listing:
+            add_to_listing(listing, entry)
         if entry.reason is not None and (not entry.is_claim or entry.reason == "bad-name"):
             others.append(entry)
             continue

@@ -9,7 +9,7 @@ from components.ingest.choice import Chosen
 from components.ingest.listing import Entry
 from components.ingest.notes import Kept, as_stored, attributes_differ
 from components.ingest.set_digest import SetDigest
-from components.ingest.shard_result import ShardResult
+from components.ingest.shard_result import SPLITS, ShardResult
 from components.reindex.base import Base, BaseItems
 from serving.release.items import Attribute, Source
 
@@ -43,7 +43,7 @@ def keep_unchanged(
     """
     others, held = [], set()
     places: list[tuple[int, int]] = []
-    held_out: list[bool] = []
+    splits: list[str] = []
     attributes: dict[int, dict[str, Attribute]] = {}
     keeps = base.keeps(limits)
     with BaseItems(base) as items:
@@ -52,6 +52,7 @@ def keep_unchanged(
         for start in range(0, len(chosen.entries), _LOOKED_UP_AT_ONCE):
             some = chosen.entries[start : start + _LOOKED_UP_AT_ONCE]
             found = items.find([entry.item_id for entry in some])
+            lines = []
             for entry in some:
                 place = found.get(entry.item_id)
                 if place is None:
@@ -64,17 +65,19 @@ def keep_unchanged(
                     continue
                 said = label(entry)
                 now = dict(entry.attributes) if entry.update else as_stored(entry.attributes, said)
-                if attributes_differ(source.attributes, now):
+                if (now or source.attributes) and attributes_differ(source.attributes, now):
                     attributes[len(places)] = now
-                split = split_of(source.sha256, eval_percent)
                 places.append((base_shard, source.row))
-                held_out.append(split == "eval")
-                digest.add(entry.item_id, source.sha256, said, entry.attributes)
-                result.items[split] += 1
-                result.claimed += 1
+                splits.append(split_of(source.sha256, eval_percent))
+                lines.append((entry.item_id, source.sha256, said, entry.attributes))
                 result.labelled += said is not None
+            digest.add_all(lines)
+    for split in SPLITS:
+        result.items[split] += splits.count(split)
+    result.claimed += len(places)
     result.kept, result.reworded = len(places), len(attributes)
-    kept = Kept(np.asarray(places, np.int64).reshape(-1, 2), np.asarray(held_out, bool), attributes)
+    held_out = np.asarray([split == "eval" for split in splits], bool)
+    kept = Kept(np.asarray(places, np.int64).reshape(-1, 2), held_out, attributes)
     return kept, Others(others, held)
 
 

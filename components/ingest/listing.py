@@ -21,6 +21,12 @@ IMAGE_SUFFIXES = frozenset(
     )
 )
 _LITTER = frozenset(["thumbs.db", "desktop.ini", "__macosx"])
+# What `judge` has nothing to say of, told in one go: ASCII, an image's extension, nothing hidden.
+_PLAIN = re.compile(
+    rf"(?:(?!\.|(?:{'|'.join(map(re.escape, sorted(_LITTER)))})/)[^/\x80-\U0010ffff]+/)*(?!\.)[^/\x80-\U0010ffff]+"
+    rf"(?:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))})",
+    re.ASCII | re.IGNORECASE,
+)
 SPAN = re.compile(r"\{SPAN(?::(\d+))?\}")
 
 
@@ -122,6 +128,8 @@ def open_file(uri: str) -> IO[bytes]:
 
 def judge(entry: Entry) -> Entry:
     """Returns `entry` with what its name tells: hidden, no image, or not UTF-8."""
+    if entry.uri.isascii() and _PLAIN.fullmatch(entry.item_id):
+        return entry
     parts = entry.item_id.split("/")
     suffix = posixpath.splitext(parts[-1])[1].lower()
     if any(part.startswith(".") or part.lower() in _LITTER for part in parts):

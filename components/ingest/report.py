@@ -85,7 +85,7 @@ def build_report(
 ) -> dict[str, Any]:
     """Returns `report.json`. reused_split: the split that had no items and is a copy of the other, or None.
 
-    base: the release of a reindex; the report then has `reindex`, the collection beside it.
+    base: the release of a reindex; the report then has `reindex`, the collection beside it, and no `listing_digest`.
     """
     return {
         "format_version": FORMAT_VERSION,
@@ -104,7 +104,7 @@ def build_report(
         "ignored": _counted(total.ignored),
         "listed": listed,
         "all_listed_in": SKIPPED,
-        "listing_digest": _hexdigest(total.listing),
+        "listing_digest": None if base else _hexdigest(total.listing),
         "data_fingerprint": _hexdigest(total.fingerprint),
         "upserts": total.upserts,
         "tombstones": total.tombstones,

@@ -1,6 +1,7 @@
 """A digest of a set, for what is too large to be sorted."""
 
 import hashlib
+from collections.abc import Iterable
 
 
 class SetDigest:
@@ -12,10 +13,15 @@ class SetDigest:
 
     def add(self, *fields: object) -> None:
         """Adds one line."""
+        self.add_all([fields])
+
+    def add_all(self, lines: Iterable[tuple[object, ...]]) -> None:
+        """Adds lines, each given as its fields."""
+        sha256, number = hashlib.sha256, int.from_bytes
         # As Python writes a tuple down: quoted, so that no two neighbours can trade characters, and always encodable.
-        line = ascii(fields).encode()
-        self._sum = (self._sum + int.from_bytes(hashlib.sha256(line).digest(), "big")) % 2**256
-        self._count += 1
+        numbers = [number(sha256(ascii(line).encode()).digest(), "big") for line in lines]
+        self._sum = (self._sum + sum(numbers)) % 2**256
+        self._count += len(numbers)
 
     def merge(self, state: str) -> None:
         """Adds the lines of another digest, given its `state`."""

@@ -31,6 +31,8 @@ from serving.storage import Store, open_store
 LABELS = ("folder", "parent", "manifest")
 _MOST_SHARDS = 10_000
 _LISTED_AT_ONCE = 10_000
+_SHORT = 4
+_PLAIN = Entry("", "", -1, "")[_SHORT:]
 # Images are compressed already; the format is gzip because TFX's is.
 _GZIP = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
 
@@ -82,10 +84,15 @@ class IngestOptions:
 
 
 def list_by_shard(source: Source, shards: int) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
-    """Yields (shard, entries as tuples), some thousand entries at a time: what flows costs by the piece."""
+    """Yields (shard, entries as tuples), some thousand entries at a time: what flows costs by the piece.
+
+    A tuple may lack what has its default in an Entry.
+    """
     waiting: dict[int, list[tuple[Any, ...]]] = {}
     for number, entry in enumerate(list_entries(source), 1):
-        waiting.setdefault(shard_of(entry.item_id, shards), []).append(tuple(entry))
+        # Most have nothing but a name, a size and a version.
+        short = entry[:_SHORT] if entry[_SHORT:] == _PLAIN else tuple(entry)
+        waiting.setdefault(shard_of(entry.item_id, shards), []).append(short)
         if number % _LISTED_AT_ONCE == 0:
             yield from waiting.items()
             waiting = {}
@@ -118,7 +125,8 @@ def write_shard(
     whose items are not read again where nothing of them has changed. serving_root: that holds the upserted images.
     """
     result = ShardResult()
-    chosen = choose(entries, result)
+    # A reindex asks no cache, which the listing's digest is for.
+    chosen = choose(entries, result, digest_listing=base is None)
     out, beside = open_store(examples), open_store(report)
     digest = SetDigest()
     others = Others(chosen.entries, set())

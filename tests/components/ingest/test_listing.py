@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import tarfile
 import zipfile
 
@@ -10,8 +11,9 @@ import fsspec
 import pytest
 
 from components.image_example_gen import listing_digest
+from components.ingest import listing
 from components.ingest.archives import member_id, read_members
-from components.ingest.listing import MAX_LEVELS, ListingError, Source, open_file
+from components.ingest.listing import MAX_LEVELS, Entry, ListingError, Source, judge, open_file
 from components.ingest.set_digest import SetDigest
 from components.ingest.shards import list_entries
 
@@ -383,3 +385,26 @@ def test_a_set_digest_does_not_depend_on_order_or_parts():
     first.add("ab", "c")
     second.add("a", "bc")
     assert first.hexdigest() != second.hexdigest()
+
+
+def test_what_is_told_at_a_glance_is_what_a_look_would_say(monkeypatch):
+    names = [
+        "a",
+        ".a",
+        "..",
+        "thumbs.db",
+        "Thumbs.DB.png",
+        "x.png",
+        "X.PNG",
+        ".png",
+        "x.heic",
+        "\u00e4.png",
+        "x.t\u0131f",
+    ]
+    names += ["x\n.png", "x.png\n", "png", "\udc80.png", "__MACOSX", "a.tar.png", "x.txt"]
+    ids = [*names, *(f"{folder}/{name}" for folder in names for name in names)]
+    entries = [Entry(item_id, f"{root}/{item_id}", 1, "1") for item_id in ids for root in ("/r", "/\u00e4", "/\udc80")]
+    judged = [judge(entry) for entry in entries]
+    monkeypatch.setattr(listing, "_PLAIN", re.compile("(?!)"))
+    assert judged == [judge(entry) for entry in entries]
+    assert len({entry.reason for entry in judged}) == 4
