@@ -85,7 +85,10 @@ class Store(Protocol):
 
 
 def open_store(uri: str | os.PathLike[str]) -> Store:
-    """Returns the store at a local path or at any URL that fsspec knows (`gs://`, `s3://`, `memory://`)."""
+    """Returns the store at a local path or at any URL that fsspec knows (`gs://`, `s3://`, `memory://`).
+
+    Raises ValueError for another URL, and where the package that speaks to such a store is not installed.
+    """
     text = os.fspath(uri)
     if "://" not in text or text.startswith("file://"):
         return LocalStore(pathlib.Path(text.removeprefix("file://")))
@@ -210,7 +213,10 @@ class ObjectStore:
 
     def __init__(self, url: str) -> None:
         self._files: Any
-        self._files, self._root = fsspec.core.url_to_fs(url)
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(url)
+        except ImportError as error:
+            raise ValueError(f"{url} can't be opened here: {error}.") from error
         self.uri = url.rstrip("/")
 
     def read(self, path: str) -> bytes:

@@ -38,6 +38,11 @@ def test_a_path_is_a_local_store_and_a_url_is_not(tmp_path: pathlib.Path) -> Non
     assert isinstance(open_store("memory://x"), ObjectStore)
 
 
+def test_a_store_whose_package_is_not_installed_names_it() -> None:
+    with pytest.raises(ValueError, match=r"gs://bucket/root can't be opened here: .*gcsfs"):
+        open_store("gs://bucket/root")
+
+
 def test_write_replaces(store: Store) -> None:
     store.write("folder/file", b"old")
     store.write("folder/file", b"new")
