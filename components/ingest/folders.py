@@ -85,20 +85,21 @@ class _Child(NamedTuple):
 
 def _walk(folder: str, prefix: str, span: int, levels: int) -> Iterator[Entry]:
     for child in _children(folder):
-        entry = judge(Entry(prefix + child.name, child.uri, child.size, child.version, span=span))
-        if child.is_folder:
+        name, uri, is_folder, size, version, reason = child
+        entry = judge(Entry(prefix + name, uri, size, version, 0, span))
+        if is_folder:
             if entry.reason == "hidden":
                 yield entry
             else:
-                yield from _walk(child.uri, f"{prefix}{child.name}/", span, levels + 1)
+                yield from _walk(uri, f"{prefix}{name}/", span, levels + 1)
             continue
         if levels >= MAX_LEVELS and entry.reason is None:
             raise ListingError(
                 f"images may lie at most {MAX_LEVELS - 1} folders deep, got {entry.uri}: move them up, "
                 "name the folder that holds them, or name them in a manifest."
             )
-        if child.reason and entry.reason is None:
-            entry = entry._replace(reason=child.reason)
+        if reason and entry.reason is None:
+            entry = entry._replace(reason=reason)
         yield entry
 
 
@@ -120,14 +121,16 @@ def _local_children(folder: str) -> Iterator[_Child]:
         except OSError:  # a link to nowhere, or to itself
             yield _Child(child.name, child.path, False, -1, "", "missing")
             continue
+        if stat.S_ISREG(status.st_mode):
+            yield _Child(child.name, child.path, False, status.st_size, str(status.st_mtime_ns))
+            continue
         if stat.S_ISDIR(status.st_mode):
             if child.is_symlink() and _is_above(child.path, folder):
                 yield _Child(child.name, child.path, False, -1, "", "link-to-parent")
                 continue
             yield _Child(child.name, child.path, True, 0, "")
             continue
-        reason = None if stat.S_ISREG(status.st_mode) else "not-a-file"
-        yield _Child(child.name, child.path, False, status.st_size, str(status.st_mtime_ns), reason)
+        yield _Child(child.name, child.path, False, status.st_size, str(status.st_mtime_ns), "not-a-file")
 
 
 def _is_above(link: str, folder: str) -> bool:

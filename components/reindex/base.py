@@ -97,13 +97,10 @@ class BaseItems:
 
     def find(self, item_ids: Sequence[str]) -> dict[str, tuple[int, Source]]:
         """Returns (shard, source) of those `item_ids` that the base holds."""
-        by_shard: dict[int, list[str]] = {}
-        for item_id in item_ids:
-            by_shard.setdefault(self._base.shard_of(item_id), []).append(item_id)
         found: dict[str, tuple[int, Source]] = {}
-        for shard, names in by_shard.items():
+        for shard, names in self._by_shard(item_ids).items():
             sources = self._shard(shard).sources_of(names)
-            found.update((item_id, (shard, source)) for item_id, source in sources.items())
+            found.update({item_id: (shard, source) for item_id, source in sources.items()})
         return found
 
     def copied(self, places: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> list[Copied]:
@@ -131,6 +128,14 @@ class BaseItems:
             mine = places[:, 0] == shard
             found[mine] = self._embeddings(shard)[places[mine, 1]]
         return found
+
+    def _by_shard(self, item_ids: Sequence[str]) -> dict[int, Sequence[str]]:
+        if len(self._base.counts) == 1:
+            return {0: item_ids}
+        by_shard: dict[int, list[str]] = {}
+        for item_id in item_ids:
+            by_shard.setdefault(self._base.shard_of(item_id), []).append(item_id)
+        return {**by_shard}
 
     def _shard(self, shard: int) -> ItemShard:
         if shard not in self._items:
