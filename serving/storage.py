@@ -215,7 +215,7 @@ class ObjectStore:
         self._files: Any
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
-        except ImportError as error:
+        except (ImportError, ValueError) as error:
             raise ValueError(f"{url} can't be opened here: {error}.") from error
         self.uri = url.rstrip("/")
 

@@ -19,7 +19,7 @@ from serving.encoders.guarded import GuardedEncoder
 from serving.encoders.tfserving import TfServingEncoder
 from serving.gateway import conversion
 from serving.gateway.admission import Admission
-from serving.gateway.config import GatewayConfig
+from serving.gateway.config import ConfigError, GatewayConfig
 from serving.gateway.connections import server_options
 from serving.gateway.health import SERVICE, Health
 from serving.gateway.interception import LayeredInterceptor
@@ -67,7 +67,10 @@ class Gateway:
         self._config = config
         self._telemetry = Telemetry(config.monitoring, tracing)
         limits = ImageLimits(max_bytes=min(ImageLimits().max_bytes, config.limits.request_bytes))
-        store = open_store(config.serving_root)
+        try:
+            store = open_store(config.serving_root)
+        except ValueError as error:
+            raise ConfigError(f"serving_root: {error}") from error
         # Releases of an object store are searched from a verified copy; without a place for it, it lasts as long as we.
         self._temporary = None
         cache = None if config.cache is None else pathlib.Path(config.cache)

@@ -1,8 +1,10 @@
+import asyncio
 import pathlib
 
 import pytest
 
 from serving.gateway.config import ConfigError, GatewayConfig
+from serving.gateway.gateway import serve
 
 
 def test_flags_override_the_file(tmp_path: pathlib.Path) -> None:
@@ -112,3 +114,8 @@ def test_the_example_holds_every_option_at_its_default() -> None:
     config = GatewayConfig.load(file, {})
     assert config == GatewayConfig(serving_root=config.serving_root)
     assert all(f"{name}:" in file.read_text() for name in GatewayConfig.__dataclass_fields__)
+
+
+def test_a_serving_root_that_nothing_here_can_open_is_an_option_that_cannot_be() -> None:
+    with pytest.raises(ConfigError, match="serving_root: nothing://bucket"):
+        asyncio.run(serve(GatewayConfig(serving_root="nothing://bucket", port=0)))
