@@ -34,8 +34,8 @@ def describe(anomalies: anomalies_pb2.Anomalies, source: str) -> list[str]:
 def comparable(schema: schema_pb2.Schema) -> schema_pb2.Schema:
     """Returns `schema` without the values it saw: a collection grows, so new ids and new labels are no anomaly.
 
-    What is left: which features there are, their types, shapes and presence. Of the label not the last two: any item may
-    be without one, such as one that was upserted, and training never reads it.
+    What is left: which features there are, their types, shapes and presence. Of the label not the last two: any item
+    may be without one, such as one that was upserted, and training never reads it.
     """
     relaxed = schema_pb2.Schema()
     relaxed.CopyFrom(schema)

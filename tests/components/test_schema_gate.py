@@ -54,7 +54,7 @@ def test_new_ids_and_new_labels_are_no_anomaly(tmp_path):
 def test_an_item_without_a_label_is_no_anomaly_and_a_collection_that_lost_its_labels_is(tmp_path):
     run_gate(tmp_path, {"item_id": ["a", "b"], "label": ["cat", "cat"]})
     run_gate(tmp_path, {"item_id": ["c", "d"], "label": ["dog", None]})
-    with pytest.raises(AnomalyError, match="previous run: label: .*"):
+    with pytest.raises(AnomalyError, match=r"previous run: label: .*"):
         run_gate(tmp_path, {"item_id": ["c", "d"]})
 
 
