@@ -44,6 +44,8 @@ _THUMBNAIL_SIDE = 96
 # A canonical image this small is its own thumbnail.
 _THUMBNAIL_BYTES = 2**14
 _LOG_SECONDS = 20.0
+# So few new embeddings of a part go into one pair of files with those of other such parts: each pair has to be synced.
+_FEW_NEW = 256
 _NO_NOTE = Note(-1, "")
 
 
@@ -217,9 +219,10 @@ class Encode(beam.DoFn):
         for number, reason in reasons.items():
             for place, row in places[number]:
                 yield place, RowFailures({row: reason})
+        digits = 0 if len(good) <= _FEW_NEW else self._digits
         by_prefix: dict[str, list[int]] = {}
         for row in good:
-            by_prefix.setdefault(keys[int(wanted[row])].hex()[: self._digits], []).append(row)
+            by_prefix.setdefault(keys[int(wanted[row])].hex()[:digits], []).append(row)
         for prefix, rows in by_prefix.items():
             yield beam.pvalue.TaggedOutput("new", (prefix, ([keys[int(wanted[row])] for row in rows], vectors[rows])))
         yield beam.pvalue.TaggedOutput("counts", ContentCounts(encoded=len(wanted)))

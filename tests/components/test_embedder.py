@@ -10,6 +10,7 @@ from apache_beam.testing.util import assert_that
 from components.artifacts import Embeddings
 from components.embedder import Embedder, EmbeddingFailed, EmbedExamples, read_encoder_info
 from components.embedding import parts as embedding_parts
+from components.embedding import steps
 from components.embedding.example_shards import list_shards
 from components.embedding.flow import EmbedOptions
 from serving.images import thumbnail
@@ -130,11 +131,14 @@ def test_one_image_whose_eval_split_is_its_train_split_is_one_item_held_out(tmp_
     assert np.linalg.norm(vector) == pytest.approx(1)
 
 
-def test_what_an_earlier_run_embedded_is_not_encoded_again(tmp_path, encoder):
+@pytest.mark.parametrize("few", [0, 256])
+def test_what_an_earlier_run_embedded_is_not_encoded_again(tmp_path, encoder, monkeypatch, few):
+    monkeypatch.setattr(steps, "_FEW_NEW", few)
     root = str(tmp_path / "root")
     first = [Picture(f"{n}.png", png(n)) for n in range(20)]
     before = read_all(run(tmp_path / "one", make_examples(tmp_path / "a", first), encoder, serving_root=root).uri)
     assert sum(encoder.calls()) == 20
+    assert (len(list((tmp_path / "root").rglob("*.keys.npy"))) == 1) == (few > 0)
     # Other names, other shards, five new ones: only content counts.
     second = [Picture(f"other/{n}.png", png(n)) for n in range(5, 25)]
     artifact = run(tmp_path / "two", make_examples(tmp_path / "b", second, 2), encoder, serving_root=root)
