@@ -21,6 +21,7 @@ from serving.gateway import conversion
 from serving.gateway.admission import Admission
 from serving.gateway.config import ConfigError, GatewayConfig
 from serving.gateway.connections import server_options
+from serving.gateway.generic_handlers import GenericHandlers
 from serving.gateway.health import SERVICE, Health
 from serving.gateway.interception import LayeredInterceptor
 from serving.gateway.request_log import RequestLog
@@ -145,8 +146,9 @@ class Gateway:
         )
         update_metrics.watch(updates, self._following)
         servicer = RetrievalServicer(retrieval, catalog, updates, config.request_seconds)
-        retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(servicer, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)
+        handlers = GenericHandlers(self._server)
+        retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(servicer, handlers)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, handlers)
         if config.reflection:
             _add_reflection(self._server)
 
