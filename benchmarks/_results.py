@@ -78,7 +78,8 @@ def report(name: str, scale: str, rows: Sequence[dict[str, Any]], goals: Sequenc
     }
     target = (RESULTS if scale == "full" else RESULTS / "small") / f"{name}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(value, indent=1) + "\n")
+    # NumPy's scalars are what medians and comparisons give.
+    target.write_text(json.dumps(value, indent=1, default=lambda scalar: scalar.item()) + "\n")
     print(f"written to {target.relative_to(RESULTS.parents[1])}")
 
 
