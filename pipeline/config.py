@@ -15,6 +15,7 @@ from pipeline.option_checks import ConfigError as ConfigError
 from pipeline.option_checks import require
 from pipeline.reindex_config import ReindexConfig
 from pipeline.retention_config import RetentionConfig
+from serving.index.parameters import KINDS
 
 SCHEDULES = ("constant", "inverse_time", "cosine")
 STRATEGIES = ("", "mirrored", "multi_worker")
@@ -104,7 +105,7 @@ class IndexConfig:
     min_recall: float = 0.99
 
     def __post_init__(self) -> None:
-        kinds = ("auto", "exact", "brute_force", "tree")
+        kinds = ("auto", *KINDS)
         require(self.kind in kinds, f"index.kind must be one of {kinds}, got {self.kind!r}.")
         require(self.shards >= 1, f"index.shards must be at least 1, got {self.shards}.")
         require(0.0 <= self.min_recall <= 1.0, f"index.min_recall must be in [0, 1], got {self.min_recall}.")

@@ -7,10 +7,10 @@ import math
 import re
 from typing import Any
 
+from serving.index.parameters import KINDS
 from serving.release import layout
 
 FORMAT_VERSION = 1
-KINDS = ("exact", "brute_force", "tree")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Relative, and without a part that climbs out of its folder.
