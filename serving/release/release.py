@@ -1,6 +1,7 @@
 """A release in memory: the nearest items, by rows and exact scores, and what is known of an item.
 
-A row is a place in the whole release, in [0, count): its shards one after the other, each in datapoint order.
+A row is a place in what is loaded of the release, in [0, count): its shards one after the other, each in datapoint
+order.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from serving.index import Embeddings, Rows
+from serving.index import EXACT_KINDS, Embeddings, Rows
 from serving.journal.state import UpdatesState
 from serving.release import layout
 from serving.release.encoder_info import EncoderInfo
@@ -38,12 +39,20 @@ class Release:
         encoder_info: EncoderInfo,
         shards: Sequence[LoadedShard],
         updates: UpdatesState | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> None:
-        """updates: what was upserted and deleted up to the manifest's watermark; None for nothing."""
+        """updates: what was upserted and deleted up to the manifest's watermark; None for nothing.
+
+        numbers: of each of `shards` its number in the manifest; None where they are all of them.
+        """
         self.manifest = manifest
         self.encoder_info = encoder_info
         self.updates = updates or UpdatesState(None)
         self._shards = shards
+        self._all_shards = len(manifest.index.shards)
+        # By its number, the place of each shard among those that are loaded.
+        loaded = range(len(shards)) if numbers is None else numbers
+        self._places = {number: place for place, number in enumerate(loaded)}
         self._starts = np.cumsum([0, *(shard.count for shard in shards)])
         self.count = int(self._starts[-1])
         self._ranks = shards[0].ranks if len(shards) == 1 else _ranks(shards, self._starts)
@@ -51,7 +60,7 @@ class Release:
     @property
     def exact(self) -> bool:
         """Whether every item is compared with every query: `nearest` then misses nothing."""
-        return self.manifest.index.kind != "tree"
+        return self.manifest.index.kind in EXACT_KINDS
 
     def search(self, vector: npt.ArrayLike, k: int, *, exclude: str | None = None) -> list[Neighbor]:
         """Returns the k items most like `vector`, best first, ties by item id; fewer only where there are no more.
@@ -96,7 +105,7 @@ class Release:
         """
         if len(self._shards) == 1:
             return self._shards[0].nearest(query, k, exclude, effort=effort)
-        rows, scores = [], []
+        rows, scores = [_NO_ROWS], [_NO_SCORES]
         for shard, start in zip(self._shards, self._starts.tolist(), strict=False):
             ours = exclude is not None and start <= exclude < start + shard.count
             row = exclude - start if ours and exclude is not None else None
@@ -112,7 +121,8 @@ class Release:
         """
         if len(self._shards) == 1:
             return self._shards[0].nearest_each(queries, k)
-        found = [shard.nearest_each(queries, k) for shard in self._shards]
+        none = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+        found = [shard.nearest_each(queries, k) for shard in self._shards] or [none]
         starts = self._starts.tolist()
         rows = np.concatenate([ours + start for (ours, _), start in zip(found, starts, strict=False)], axis=1)
         scores = np.concatenate([values for _, values in found], axis=1)
@@ -121,7 +131,7 @@ class Release:
 
     def nearest_among(self, query: Embeddings, k: int, rows: Rows) -> tuple[Rows, Embeddings]:
         """Returns the nearest of `rows`, int64 `[n]` ascending, as `nearest` does, but compares every one of them."""
-        found, scores = [], []
+        found, scores = [_NO_ROWS], [_NO_SCORES]
         bounds = np.searchsorted(rows, self._starts).tolist()
         for number, shard in enumerate(self._shards):
             start = int(self._starts[number])
@@ -160,19 +170,25 @@ class Release:
 
     def row_of(self, item_id: str) -> int | None:
         """Returns the row of an item, or None where the release doesn't hold it."""
-        number = layout.shard_of(item_id, len(self._shards))
-        row = self._shards[number].items.row_of(item_id)
-        return None if row is None else row + int(self._starts[number])
+        place = self._places.get(layout.shard_of(item_id, self._all_shards))
+        row = None if place is None else self._shards[place].items.row_of(item_id)
+        return None if row is None or place is None else row + int(self._starts[place])
 
     def rows_of(self, item_ids: Sequence[str]) -> dict[str, int]:
         """Returns the rows of those items that the release holds."""
-        owners = [layout.shard_of(item_id, len(self._shards)) for item_id in item_ids]
+        owners = [self._places.get(layout.shard_of(item_id, self._all_shards)) for item_id in item_ids]
         found: dict[str, int] = {}
-        for number in set(owners):
-            ours = [item_id for item_id, owner in zip(item_ids, owners, strict=True) if owner == number]
-            start = int(self._starts[number])
-            found.update((name, row + start) for name, row in self._shards[number].items.rows_of(ours).items())
+        for place in set(owners):
+            if place is None:
+                continue
+            ours = [item_id for item_id, owner in zip(item_ids, owners, strict=True) if owner == place]
+            start = int(self._starts[place])
+            found.update((name, row + start) for name, row in self._shards[place].items.rows_of(ours).items())
         return found
+
+    def owns(self, item_id: str) -> bool:
+        """Returns whether the shard that an item of this id belongs to is loaded, whether or not it holds one."""
+        return len(self._places) == self._all_shards or layout.shard_of(item_id, self._all_shards) in self._places
 
     def get_item(self, item_id: str, thumbnail: bool = False) -> Item | None:
         """Returns an item, or None where the release doesn't hold it."""
@@ -193,6 +209,10 @@ class Release:
     def _first(self, rows: Rows, scores: Embeddings, k: int) -> tuple[Rows, Embeddings]:
         order = np.lexsort((self._ranks[rows], -scores))[:k]
         return rows[order], scores[order]
+
+
+_NO_ROWS = np.empty(0, np.int64)
+_NO_SCORES = np.empty(0, np.float32)
 
 
 def _ranks(shards: Sequence[LoadedShard], starts: Rows) -> npt.NDArray[np.int32]:

@@ -70,6 +70,9 @@ class OverlayBuilder(Generic[T]):
         with self._lock:
             latest: dict[str, Entry] = {}
             for entry in sorted(entries, key=lambda entry: entry.stamp):
+                # Where only some shards are loaded, the others' items are searched by somebody else.
+                if not self._release.owns(entry.change.item_id):
+                    continue
                 known = self._known(entry.change.item_id)
                 if known is None or entry.stamp > known:
                     latest[entry.change.item_id] = entry
