@@ -1,6 +1,7 @@
 """Packed codes of bits: a short list by Hamming distance, ranked again by the embeddings."""
 
 import pathlib
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ from serving.index.index import Embeddings, Rows, check_query, plain
 from serving.index.parameters import IndexParameters
 
 Codes = npt.NDArray[np.uint8]
+Words = npt.NDArray[Any]  # of some unsigned integer
 _WORDS = (np.uint64, np.uint32, np.uint16, np.uint8)
 _BLOCK = 32_768  # codes compared at a time: 256 KiB of 64 bits, which stay in a core's cache
 _USUAL_K = 32
@@ -75,7 +77,7 @@ class HammingIndex:
         depth = self._parameters.reorder * effort
         return max(k, depth if k <= _USUAL_K else round(depth * (k / _USUAL_K) ** 0.5))
 
-    def _nearest(self, code: npt.NDArray[np.unsignedinteger], short: int) -> Rows:
+    def _nearest(self, code: Words, short: int) -> Rows:
         """Returns `short` rows with the least distances, ascending; of equals those that come first."""
         distances = self._distances(code)
         # The least distance within which there are enough. Halving takes 6 passes for 64 bits, each over a byte an
@@ -93,10 +95,10 @@ class HammingIndex:
         at_bar = np.flatnonzero(distances[found] == high)
         return np.delete(found, at_bar[short - len(found) :])
 
-    def _distances(self, code: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.unsignedinteger]:
+    def _distances(self, code: Words) -> npt.NDArray[Any]:
         """Returns the Hamming distance of every code from one, `[W]`: unsigned `[N]`."""
         assert self._words is not None
-        distances = np.zeros(self.count, np.uint8 if self.dimension < 256 else np.uint16)
+        distances: Words = np.zeros(self.count, np.uint8 if self.dimension < 256 else np.uint16)
         for start in range(0, self.count, _BLOCK):
             block = distances[start : start + _BLOCK]
             for words, word in zip(self._words, code, strict=True):
@@ -114,13 +116,13 @@ def load_hamming(folder: pathlib.Path, embeddings: Embeddings, parameters: Index
     return HammingIndex(embeddings, parameters)
 
 
-def _as_words(codes: Codes) -> npt.NDArray[np.unsignedinteger]:
+def _as_words(codes: Codes) -> Words:
     """Returns codes `[N, B]` as words `[W, N]`, the widest of which a code is made."""
     word = next(word for word in _WORDS if codes.shape[1] % np.dtype(word).itemsize == 0)
     return np.ascontiguousarray(np.ascontiguousarray(codes).view(word).T)
 
 
-def _count_bits(words: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.uint8]:
+def _count_bits(words: Words) -> npt.NDArray[np.uint8]:
     """Returns how many bits of each word `[N]` are 1."""
     if _bitwise_count is not None:
         counts: npt.NDArray[np.uint8] = _bitwise_count(words)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from serving.index.exact import ExactIndex
 from serving.index.folder import read_parameters
+from serving.index.hamming import build_hamming, load_hamming
 from serving.index.index import Embeddings, Index
 from serving.index.parameters import IndexParameters
 from serving.index.scann_index import build_scann, load_scann
@@ -23,6 +24,7 @@ KIND_BY_NAME = {
     "exact": Kind(lambda embeddings, _: ExactIndex(embeddings), lambda _, embeddings, __: ExactIndex(embeddings)),
     "brute_force": Kind(build_scann, load_scann),
     "tree": Kind(build_scann, load_scann),
+    "hamming": Kind(build_hamming, load_hamming),
 }
 
 

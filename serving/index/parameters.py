@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Any
 
-KINDS = ("exact", "brute_force", "tree")
+KINDS = ("exact", "brute_force", "tree", "hamming")
+# Those that compare every embedding with every query.
+EXACT_KINDS = ("exact", "brute_force")
 SCORINGS = ("exact", "hash")
 # ScaNN's own advice; measured here too: below it a tree is no faster, and brute force never misses.
 BRUTE_FORCE_BELOW = 20_000
@@ -11,9 +13,10 @@ BRUTE_FORCE_BELOW = 20_000
 
 @dataclasses.dataclass(frozen=True)
 class IndexParameters:
-    """How an index is built and searched. kind: `exact`, `brute_force` (ScaNN's, as exact and faster) or `tree`.
+    """How an index is built and searched. kind: `exact`, `brute_force` (ScaNN's, as exact, faster), `tree`, `hamming`.
 
-    The rest is for `tree`. leaves: partitions. leaves_to_search: partitions a query looks into.
+    `hamming` compares codes of bits, and scores the best `reorder` exactly. The rest is for `tree`. leaves: partitions.
+    leaves_to_search: partitions a query looks into.
     scoring: inside the leaves, `exact` or `hash` (asymmetric hashing of hash_dimensions dimensions at a time, of which
     the best `reorder` are scored exactly). training_sample: how many embeddings the partitions are learned from.
     """

@@ -10,9 +10,11 @@ EXACT = {
     "tree that hashes": IndexParameters(
         "tree", leaves=7, leaves_to_search=7, scoring="hash", hash_dimensions=2, reorder=2000
     ),
+    "hamming": IndexParameters("hamming", reorder=2000),
 }
 # So that each misses something.
 NARROW = {
     "tree": IndexParameters("tree", leaves=40, leaves_to_search=2),
     "tree that hashes": IndexParameters("tree", leaves=40, leaves_to_search=2, scoring="hash", reorder=20),
+    "hamming": IndexParameters("hamming", reorder=20),
 }
