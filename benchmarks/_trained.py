@@ -40,8 +40,13 @@ def pixels_of(images: Sequence[bytes], shape: PixelShape) -> npt.NDArray[np.uint
     return np.concatenate(blocks)
 
 
-def train(config: PipelineConfig, collection: Collection, folder: pathlib.Path, minutes: float) -> ExportedEncoder:
-    """Trains config.encoder on the train part, as trainer.run_fn does, and returns it as exported to `folder`."""
+def train(
+    config: PipelineConfig, collection: Collection, folder: pathlib.Path, minutes: float
+) -> tuple[ExportedEncoder, int]:
+    """Trains config.encoder on the train part, as trainer.run_fn does, and returns it as exported to `folder`.
+
+    With it, for how many epochs it was trained: 0 for what is fitted.
+    """
     shape = PixelShape(config.encoder.height, config.encoder.width, config.encoder.channels, config.encoder.fit)
     training = config.training
     keras.utils.set_random_seed(training.seed)
@@ -66,10 +71,11 @@ def train(config: PipelineConfig, collection: Collection, folder: pathlib.Path, 
 
         return rows.batch(training.batch_size).map(pair, num_parallel_calls=2).prefetch(2)
 
+    history: dict[str, list[float]] = {}
     if network.loss is None:
         trainer.fit_once(config.encoder.family, network, dataset(pixels, collection.train.labels, shuffled=False), 0)
     else:
-        trainer.fit(
+        history = trainer.fit(
             network,
             dataset(pixels, collection.train.labels, shuffled=True),
             dataset(pixels_of(held_out.images, shape), held_out.labels, shuffled=False),
@@ -89,7 +95,7 @@ def train(config: PipelineConfig, collection: Collection, folder: pathlib.Path, 
         "normalised": True,
     }
     export.export(network, lambda data: tf.cast(decode(data, shape), tf.float32), None, folder / "model", info)
-    return ExportedEncoder(str(folder / "model"))
+    return ExportedEncoder(str(folder / "model")), len(history.get("loss", []))
 
 
 def scores(encoder: ExportedEncoder, collection: Collection, altered: int) -> dict[str, Any]:

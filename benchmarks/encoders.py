@@ -9,12 +9,14 @@ asked by its SavedModel. Database: the train part; queries: the test part, whole
 confidence by bootstrap over queries. The second table asks with copies that are shifted, rotated, noised, cropped
 and compressed.
 `euclidean` rows are pixels and PCA as others publish them, to see that the metrics are theirs.
-Writes results/encoders-<collection>.json and .md.
+Writes results/encoders-<collection>.json and .md; with --add beside the rows of earlier runs that are there.
+"CPU min" is the process's CPU time in training, of all threads: on two free cores it takes half as many minutes.
 """
 
 import argparse
 import dataclasses
 import gc
+import json
 import pathlib
 import tempfile
 import time
@@ -33,7 +35,10 @@ from pipeline.encoder_config import BINARY, FAMILIES
 
 SMALL = ("pca", "itq", "convolutional", "ours")
 SEED = 20
-INTERVALS = "intervals"
+INTERVALS, COMMAND = "intervals", "command"
+_BESIDE = (INTERVALS, COMMAND)  # of a row, too long for a table
+# kind -> metric -> mean
+Altered = dict[str, dict[str, float]]
 SHOWN = {
     "five_nn": "5-NN",
     "precision_at_10": "P@10",
@@ -55,20 +60,22 @@ def recipe(
     return dataclasses.replace(config, encoder=sized)
 
 
-def measure(config: configuration.PipelineConfig, collection: Collection, minutes: float, altered: int) -> Any:
-    """Returns (row, altered row, markdown cells) of one family on one collection."""
+def measure(
+    config: configuration.PipelineConfig, collection: Collection, minutes: float, altered: int
+) -> tuple[dict[str, Any], Altered]:
+    """Returns the row of one family on one collection, and its scores for each kind of altered queries."""
     keras.backend.clear_session()
     gc.collect()
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as scratch:
-        encoder = train(config, collection, pathlib.Path(scratch), minutes)
-        trained = time.perf_counter() - began
+        encoder, epochs = train(config, collection, pathlib.Path(scratch), minutes)
+        trained = {"epochs": epochs, "CPU min": (time.process_time() - busy) / 60.0}
+        trained["training s"] = time.perf_counter() - began
         found = scores(encoder, collection, altered)
         error = reconstruction_error(encoder, collection.test.images)
     row = _row(config.encoder.family, encoder.info.dimension, found["clean"])
-    row |= {"MSE": error, "training s": trained}
-    kinds = {kind: of.means() for kind, of in found.items() if kind != "clean"}
-    return row, {"family": config.encoder.family} | {k: v["precision_at_10"] for k, v in kinds.items()}, kinds
+    row |= {"MSE": error, **trained}
+    return row, {kind: of.means() for kind, of in found.items() if kind != "clean"}
 
 
 def euclidean(collection: Collection) -> list[dict[str, Any]]:
@@ -103,20 +110,36 @@ def _row(family: str, dimension: int, found: metrics.LabelScores) -> dict[str, A
     return row | {INTERVALS: {SHOWN[n]: i for n, i in found.intervals(seed=SEED).items() if n in SHOWN}}
 
 
-def markdown(rows: list[dict[str, Any]], altered: list[dict[str, Any]], command: str) -> str:
-    """Returns both tables."""
-    titles = ["family", "dimension", *SHOWN.values(), "MSE", "training s"]
+def markdown(rows: list[dict[str, Any]], altered: dict[str, Altered]) -> str:
+    """Returns both tables, and the commands that made them. altered: by what a row is called."""
+    titles = ["row", "dimension", *SHOWN.values(), "MSE", "epochs", "CPU min"]
     table = []
     for row in rows:
-        cells = [str(row["family"]), str(row["dimension"])]
+        cells = [called(row), str(row["dimension"])]
         cells += ["{:.3f} ({:.3f} to {:.3f})".format(row[t], *row[INTERVALS][t]) for t in SHOWN.values()]
         cells.append(f"{row['MSE']:.4f}" if row.get("MSE") is not None else "")
-        cells.append(f"{row['training s']:.0f}" if "training s" in row else "")
+        cells.append(str(row.get("epochs") or ""))
+        cells.append(f"{row['CPU min']:.1f}" if "CPU min" in row else "")
         table.append(cells)
-    kinds = [name for name in altered[0] if name != "family"]
-    copies = [[row["family"], *(f"{row[kind]:.3f}" for kind in kinds)] for row in altered]
-    above = f"`{command}`\n\n{_table(titles, table)}"
-    return f"{above}\nP@10 of altered queries:\n\n{_table(['family', *kinds], copies)}"
+    kinds = list(next(iter(altered.values())))
+    copies = [[name, *(f"{of[kind]['precision_at_10']:.3f}" for kind in kinds)] for name, of in altered.items()]
+    commands = "".join(f"    {command}\n" for command in dict.fromkeys(row[COMMAND] for row in rows))
+    below = f"P@10 of altered queries:\n\n{_table(['row', *kinds], copies)}"
+    return f"{_table(titles, table)}\n{below}\n{commands}"
+
+
+def called(row: dict[str, Any]) -> str:
+    """Returns what tells a row from the others: its recipe or its family, and the dimension."""
+    return f"{row.get('recipe') or row['family']}, {row['dimension']}"
+
+
+def earlier(path: pathlib.Path) -> tuple[list[dict[str, Any]], dict[str, Altered]]:
+    """Returns the rows and altered scores that a results file has, nothing where there is none."""
+    if not path.exists():
+        return [], {}
+    value = json.loads(path.read_text())
+    rows = [row | {beside: value[beside][called(row)] for beside in _BESIDE} for row in value["rows"]]
+    return rows, value["altered"]
 
 
 def _table(titles: list[str], rows: list[list[str]]) -> str:
@@ -137,6 +160,8 @@ def main() -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="OPTION=VALUE", help="any option, for all families"
     )
+    parser.add_argument("--euclidean", action="store_true", help="rows of pixels and PCA-32 by Euclidean distance")
+    parser.add_argument("--add", action="store_true", help="keep the rows of other runs that the results' file has")
     parser.add_argument("--name", default="", help="of the results (default: encoders-<collection>)")
     flags = parser.parse_args()
     if flags.scale == "full" and not flags.data:
@@ -148,23 +173,36 @@ def main() -> None:
             flags.set = ["training.epochs=1", "training.min_steps=20", "encoder.dimension=16", "encoder.filters=[8]"]
         else:
             collections = [read(folder) for folder in flags.data]
+    folder = RESULTS if flags.scale == "full" else RESULTS / "small"
     for collection in collections:
-        rows, altered, kinds = [], [], {}
-        if flags.scale == "full":
-            rows += euclidean(collection)
+        name = flags.name or f"encoders-{collection.name}"
+        command = f"python -m benchmarks.encoders --data {collection.name} {_said(flags)}"
+        rows: list[dict[str, Any]] = []
+        altered: dict[str, Altered] = {}
+        if flags.scale == "full" and flags.euclidean:
+            rows += [row | {COMMAND: command} for row in euclidean(collection)]
         for family in flags.families.split(","):
             config = recipe(family, collection, flags.config, flags.set)
-            row, other, kinds[family] = measure(config, collection, flags.minutes, flags.altered)
+            row, kinds = measure(config, collection, flags.minutes, flags.altered)
+            own = flags.config is not None and configuration.load(str(flags.config)).encoder.family == family
+            row |= {"recipe": flags.config.stem if own else "", COMMAND: command}
             rows.append(row)
-            altered.append(other)
-            print(markdown(rows[-1:], altered[-1:], family), flush=True)
-        name = flags.name or f"encoders-{collection.name}"
-        command = f"python -m benchmarks.encoders --families {flags.families} --minutes {flags.minutes:g}"
-        shown = [{title: value for title, value in row.items() if title != INTERVALS} for row in rows]
-        intervals = {row["family"]: row[INTERVALS] for row in rows}
-        report(name, flags.scale, shown, [], intervals=intervals, altered=kinds, command=command, options=flags.set)
-        folder = RESULTS if flags.scale == "full" else RESULTS / "small"
-        (folder / f"{name}.md").write_text(markdown(rows, altered, command))
+            altered[called(row)] = kinds
+            print(markdown([row], {called(row): kinds}), flush=True)
+        if flags.add:
+            old, others = earlier(folder / f"{name}.json")
+            rows = [row for row in old if called(row) not in map(called, rows)] + rows
+            altered = others | altered
+        shown = [{title: of for title, of in row.items() if title not in _BESIDE} for row in rows]
+        beside = {what: {called(row): row[what] for row in rows} for what in _BESIDE}
+        report(name, flags.scale, shown, [], altered=altered, **beside)
+        (folder / f"{name}.md").write_text(markdown(rows, altered))
+
+
+def _said(flags: argparse.Namespace) -> str:
+    words = [f"--families {flags.families}", f"--minutes {flags.minutes:g}", f"--altered {flags.altered}"]
+    words += [f"--config {flags.config}"] if flags.config else []
+    return " ".join(words + [f"--set {option}" for option in flags.set])
 
 
 def _small(folder: pathlib.Path) -> Collection:

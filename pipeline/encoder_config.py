@@ -31,7 +31,7 @@ FITS = ("stretch", "pad")
 LOSSES = ("mse", "bce")
 BODIES = ("dense", "convolutional")
 POOLINGS = ("stride", "max")
-LATENTS = ("dense", "map")
+LATENTS = ("dense", "mean", "map")
 ACTIVATIONS = ("leaky_relu", "relu")
 PENALTIES = ("kl", "l1")
 AGREEMENTS = ("nt_xent", "barlow_twins", "vicreg")
@@ -98,13 +98,15 @@ class BinaryOptions:
 class AugmentOptions:
     """Changes that leave an image the same thing to look for. Each is drawn evenly up to its limit, either way.
 
-    shift, zoom: shares of the side. rotation, shear: degrees. elastic: how far points move, as a share of the side.
-    flip: whether left and right may change places. brightness, contrast, saturation: shares. grey: the chance that
-    colours go. noise: standard deviation of a pixel in [0, 1]. erase: the largest share of the side that is blanked.
+    shift, zoom: shares of the side. crop: the largest share of the side that a window leaves out. rotation, shear:
+    degrees. elastic: how far points move, as a share of the side. flip: whether left and right may change places.
+    brightness, contrast, saturation: shares. grey: the chance that colours go. noise: standard deviation of a pixel in
+    [0, 1]. erase: the largest share of the side that is blanked.
     """
 
     shift: float = 0.1
     zoom: float = 0.15
+    crop: float = 0.0
     rotation: float = 15.0
     shear: float = 10.0
     elastic: float = 0.04
@@ -117,7 +119,15 @@ class AugmentOptions:
     erase: float = 0.0
 
     def __post_init__(self) -> None:
-        limits = {"shift": 0.5, "zoom": 0.7, "rotation": 180.0, "shear": 60.0, "elastic": 0.3, "brightness": 1.0}
+        limits = {
+            "shift": 0.5,
+            "zoom": 0.7,
+            "crop": 0.9,
+            "rotation": 180.0,
+            "shear": 60.0,
+            "elastic": 0.3,
+            "brightness": 1.0,
+        }
         limits |= {"contrast": 1.0, "saturation": 1.0, "grey": 1.0, "noise": 1.0, "erase": 0.7}
         for name, high in limits.items():
             require_within(f"encoder.augment.{name}", getattr(self, name), 0.0, high)
@@ -127,6 +137,7 @@ class AugmentOptions:
 class OursOptions:
     """agreement: how two views of an image are held together; weight: of that term. reconstruction: of the error.
 
+    drawn: the share of each batch that the decoder learns from.
     temperature: of `nt_xent`. projection: width of the layers between the embedding and that term, 0 for none.
     neighbors: embeddings remembered, in which a view's nearest stands in for it (NNCLR); 0 takes the view itself.
     neighbors_after: steps after which they do.
@@ -135,6 +146,7 @@ class OursOptions:
     agreement: str = "nt_xent"
     weight: float = 1.0
     reconstruction: float = 10.0
+    drawn: float = 1.0
     temperature: float = 0.3
     projection: int = 0
     neighbors: int = 0
@@ -144,6 +156,7 @@ class OursOptions:
         require_one_of("encoder.ours.agreement", self.agreement, AGREEMENTS)
         require_within("encoder.ours.weight", self.weight, 0.0, 1e4)
         require_within("encoder.ours.reconstruction", self.reconstruction, 0.0, 1e4)
+        require(0.0 < self.drawn <= 1.0, f"encoder.ours.drawn must be in (0, 1], got {self.drawn}.")
         require_within("encoder.ours.temperature", self.temperature, 0.01, 10.0)
         require_within("encoder.ours.projection", self.projection, 0, 8192)
         require_within("encoder.ours.neighbors", self.neighbors, 0, 10**6)

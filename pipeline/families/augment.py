@@ -48,7 +48,7 @@ def warp(images: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
 
 
 def _moves(options: AugmentOptions) -> bool:
-    return any((options.shift, options.zoom, options.rotation, options.shear, options.elastic))
+    return any((options.shift, options.zoom, options.crop, options.rotation, options.shear, options.elastic))
 
 
 def _movement(images: tf.Tensor, options: AugmentOptions) -> tuple[tf.Tensor, tf.Tensor]:
@@ -67,6 +67,12 @@ def _movement(images: tf.Tensor, options: AugmentOptions) -> tuple[tf.Tensor, tf
     x = x + shear * y
     rows = tall * (tf.cos(angle) * y - tf.sin(angle) * x) + (height - 1) / 2.0 + drawn(options.shift * height)
     columns = wide * (tf.sin(angle) * y + tf.cos(angle) * x) + (width - 1) / 2.0 + drawn(options.shift * width)
+    if options.crop:
+        # A window anywhere in the image (Szegedy et al., "Going deeper with convolutions", 2015, section 6).
+        kept = 1.0 - tf.random.uniform([batch, 1, 1], 0.0, options.crop)
+        spare = (1.0 - kept) / 2.0
+        rows = kept * (rows - (height - 1) / 2.0) + (height - 1) / 2.0 + spare * (height - 1) * drawn(1.0)
+        columns = kept * (columns - (width - 1) / 2.0) + (width - 1) / 2.0 + spare * (width - 1) * drawn(1.0)
     if options.elastic:
         points = tf.random.normal([batch, _ELASTIC_GRID, _ELASTIC_GRID, 2])
         field = tf.image.resize(points, [height, width], method="bicubic")

@@ -28,7 +28,8 @@ def convolutional_encoder(config: EncoderConfig, collected: Collected) -> keras.
     """Returns the encoder of the paper's lineage (A. Rosebrock, PyImageSearch, 2020), and of Hubens, 2018.
 
     By default convolutions of stride 2 with LeakyReLU 0.2 and batch normalisation, and a dense latent layer. Pooling
-    `max` halves by 2 x 2 maxima instead; latent `map` takes the last map as it is.
+    `max` halves by 2 x 2 maxima instead; latent `mean` averages the last map over its places before the dense layer
+    (Lin, Chen, Yan, "Network in network", 2014), `map` takes it as it is.
     """
     pixels, x = _input(config, collected)
     strides = 2 if config.pooling == "stride" else 1
@@ -37,8 +38,8 @@ def convolutional_encoder(config: EncoderConfig, collected: Collected) -> keras.
         x = _activated(config, x)
         if config.pooling == "max":
             x = keras.layers.MaxPooling2D(2, padding="same")(x)
-    x = keras.layers.Flatten()(x)
-    if config.latent == "dense":
+    x = keras.layers.GlobalAveragePooling2D()(x) if config.latent == "mean" else keras.layers.Flatten()(x)
+    if config.latent in ("dense", "mean"):
         x = keras.layers.Dense(config.dimension, name="embedding")(x)
     elif x.shape[-1] != config.dimension:
         rows, columns, deep = _smallest(config)
@@ -54,7 +55,7 @@ def convolutional_decoder(config: EncoderConfig) -> keras.Model:
     rows, columns, deep = _smallest(config)
     latent = keras.Input((config.dimension,), name="latent")
     x = latent
-    if config.latent == "dense":
+    if config.latent != "map":
         x = keras.layers.Dense(rows * columns * deep)(x)
     x = keras.layers.Reshape((rows, columns, deep))(x)
     for number, count in enumerate(reversed(config.filters)):

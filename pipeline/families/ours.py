@@ -45,8 +45,9 @@ def ours(config: EncoderConfig, collected: Collected) -> Network:
     def loss(pixels: tf.Tensor, target: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
         views = tf.concat([augment(pixels, config.augment), augment(pixels, config.augment)], 0)
         first, second = tf.split(encoder(views, training=training), 2)
-        # One of the two is enough to draw from: the decoder costs more than the encoder.
-        drawn = error(config, pixels, decoder(first, training=training))
+        # One of the two is enough to draw from, and for some images: the decoder costs more than the encoder.
+        some = tf.cast(tf.math.ceil(options.drawn * tf.cast(tf.shape(pixels)[0], tf.float32)), tf.int32)
+        drawn = error(config, pixels[:some], decoder(first[:some], training=training))
         held = tf.split(projection(tf.concat([first, second], 0), training=training), 2)
         return {
             RECONSTRUCTION: options.reconstruction * drawn,

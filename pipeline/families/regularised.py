@@ -80,7 +80,7 @@ def variational(config: EncoderConfig, collected: Collected) -> Network:
     body = encoder_body(config, collected)
     log_variance = keras.layers.Dense(config.dimension, kernel_initializer="zeros", name="log_variance")
     # From the layer below the embedding, where there is one.
-    below = body.layers[-1].input if config.latent == "dense" or config.body == "dense" else body.output
+    below = body.layers[-1].input if config.latent != "map" or config.body == "dense" else body.output
     encoder = keras.Model(body.input, body.output, name="encoder")
     posterior = keras.Model(body.input, [body.output, log_variance(below)], name="posterior")
     decoder = decoder_body(config)

@@ -48,3 +48,18 @@ def test_grey_images_have_no_colour_to_lose():
     np.testing.assert_array_equal(augment(images(1), strong), images(1))
     spread = np.ptp(augment(images(3), strong).numpy(), axis=-1)
     assert spread.max() < 1e-5
+
+
+def test_a_crop_shows_a_window_of_the_image():
+    tf.random.set_seed(3)
+    rows, columns = np.mgrid[:20, :24].astype(np.float32)
+    picture = tf.repeat(tf.constant(np.stack([rows, columns], axis=-1)[None] / 23.0), 64, axis=0)
+    seen = augment(picture, dataclasses.replace(NOTHING, crop=0.5)).numpy() * 23.0
+    top, left = seen[:, 0, 0, 0], seen[:, 0, 0, 1]
+    bottom, right = seen[:, -1, -1, 0], seen[:, -1, -1, 1]
+    tall, wide = (bottom - top) / 19.0, (right - left) / 23.0
+    # As much of either side, at least half of it, and nothing from outside.
+    np.testing.assert_allclose(tall, wide, atol=1e-5)
+    assert tall.min() >= 0.5 - 1e-5 and tall.max() <= 1.0 + 1e-5
+    assert min(top.min(), left.min()) >= 0.0 and bottom.max() <= 19.001 and right.max() <= 23.001
+    assert np.ptp(top) > 1.0 and np.ptp(left) > 1.0

@@ -43,6 +43,14 @@ def test_a_map_as_the_code_has_the_size_of_the_map():
         network(dimension=64, **options)
 
 
+def test_a_mean_forgets_where_things_were():
+    options = {"dimension": 5, "filters": (4, 8), "batch_normalisation": False}
+    encoder, decoder = network(latent="mean", **options)
+    # 8 x 5 weights and 5 biases, however large the image is.
+    assert encoder.get_layer("embedding").count_params() == 45
+    assert decoder(encoder(np.zeros((2, 16, 16, 1), np.float32))).shape == (2, 16, 16, 1)
+
+
 def test_standardising_uses_the_statistics_it_is_given():
     plain, _ = network()
     standard, _ = network(Collected(mean=[0.5], variance=[0.25]))

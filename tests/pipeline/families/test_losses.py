@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline import trainer
-from pipeline.encoder_config import EncoderConfig
+from pipeline.encoder_config import AugmentOptions, EncoderConfig, OursOptions
 from pipeline.families import Trainee, agreement, ours, regularised
 
 RANDOM = np.random.default_rng(3)
@@ -88,6 +88,18 @@ def test_a_memory_gives_back_what_is_nearest_once_its_time_has_come():
     np.testing.assert_allclose(memory(view), [[1.0, 0.0]])
     assert memory.kept.shape == (3, 2)
     np.testing.assert_allclose(memory.kept[:2], [[1.0, 0.0], [0.0, 1.0]])
+
+
+def test_the_decoder_may_learn_from_a_share_of_the_batch():
+    still = dict.fromkeys(("shift", "zoom", "rotation", "shear", "elastic", "brightness", "contrast", "noise"), 0.0)
+    shape = {"family": "ours", "height": 16, "width": 16, "channels": 1, "dimension": 8, "filters": (4,)}
+    options = {"ours": OursOptions(drawn=0.25, reconstruction=2.0), "augment": AugmentOptions(**still)}
+    network = trainer.build(EncoderConfig(**shape, **options))
+    pixels = tf.constant(RANDOM.random((10, 16, 16, 1), np.float32))
+    found = Trainee(network)((pixels, pixels), training=False)["reconstruction"]
+    # Two and a half images are three.
+    expected = np.square(pixels[:3] - network.decoder(network.encoder(pixels[:3]))).mean()
+    assert float(found) == pytest.approx(2.0 * expected, rel=1e-5)
 
 
 def test_noise_is_only_made_in_training():
