@@ -39,7 +39,9 @@ class Answer:
     """Neighbours, best first, and who gave them.
 
     Seconds are the gateway's, by step; 0 in a batch, which has its own. method: how it was searched: `exact`, `index`,
-    `exact_filtered` or `index_filtered`. matching: how many items match the filter, None without one.
+    `exact_filtered` or `index_filtered`. matching: how many items match the filter, None without one. coverage: the
+    share of the release's items that were searched, in (0, 1]; 1 from a gateway of before there was this. degraded:
+    whether a part of the index is missing from the answer.
     """
 
     neighbors: tuple[Neighbor, ...]
@@ -50,6 +52,8 @@ class Answer:
     search_seconds: float
     method: str
     matching: int | None
+    coverage: float = 1.0
+    degraded: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +142,8 @@ def to_answer(message: Any) -> Answer:
         message.timings.search_seconds,
         _name(retrieval_pb2.SearchMethod, message.method),
         message.matching_count if message.HasField("matching_count") else None,
+        message.coverage or 1.0,
+        message.degraded,
     )
 
 

@@ -105,6 +105,8 @@ def _table(answer: "Answer") -> str:
     total = answer.decode_seconds + answer.encode_seconds + answer.search_seconds
     if answer.matching is not None:
         lines.append(f"{answer.matching} {'item matches' if answer.matching == 1 else 'items match'} the filter")
+    if answer.degraded:
+        lines.append(f"degraded: only {100 * answer.coverage:.1f} % of the items could be searched")
     lines.append(
         f"release {answer.release_id}, encoder version {answer.encoder_version}, {1000 * total:.1f} ms "
         f"(decode {1000 * answer.decode_seconds:.1f}, encode {1000 * answer.encode_seconds:.1f}, "

@@ -137,7 +137,8 @@ def render(item: Item) -> wire.ItemPart:
 
 def to_search_response(result: SearchResult) -> bytes:
     """Returns a SearchResponse, serialized. The items are what `render` made."""
-    rest = _answered_by(result.release_id, result.encoder_version, result.method._name_, result.matching)
+    release = result.release_id, result.encoder_version
+    rest = _answered_by(*release, result.method._name_, result.matching, result.coverage)
     if result.timings is not None:
         rest += wire.timings(*result.timings)
     more = [
@@ -246,9 +247,14 @@ def _collapsed(count: int, item_ids: Sequence[str]) -> bytes:
 
 # Nearly all answers come from the one release, each by one of few methods.
 @functools.lru_cache(maxsize=1024)
-def _answered_by(release_id: str, encoder_version: int, method: str, matching: int | None) -> bytes:
+def _answered_by(release_id: str, encoder_version: int, method: str, matching: int | None, coverage: float) -> bytes:
     response = retrieval_pb2.SearchResponse(
-        release_id=release_id, encoder_version=encoder_version, method=_METHODS[method], matching_count=matching
+        release_id=release_id,
+        encoder_version=encoder_version,
+        method=_METHODS[method],
+        matching_count=matching,
+        coverage=coverage,
+        degraded=coverage < 1,
     )
     data: bytes = response.SerializeToString()
     return data

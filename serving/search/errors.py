@@ -8,6 +8,9 @@
   x ReleaseNotHeld
   x ReleaseNotFound
   x StoreUnavailable
+  x LeafUnavailable
+  x CoverageTooLow
+  x WrongShare
   x EncoderUnavailable
   x EncoderFault
   x Overloaded
@@ -80,6 +83,18 @@ class ReleaseNotFound(RetrievalError):
 
 class StoreUnavailable(RetrievalError):
     """The serving root can't be read or written now. Only updates and listing releases need it; retry later."""
+
+
+class LeafUnavailable(RetrievalError):
+    """A part of the index, held by another process, can't be reached, and only that part could answer. Retry later."""
+
+
+class CoverageTooLow(RetrievalError):
+    """So much of the index can't be reached that the rest is no answer. Retry later."""
+
+
+class WrongShare(RetrievalError):
+    """A leaf was asked for shards that aren't its own: whoever wired leaves and root has to look."""
 
 
 class EncoderUnavailable(RetrievalError):

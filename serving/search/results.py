@@ -34,6 +34,7 @@ class SearchResult(NamedTuple):
 
     items, scores, collapsed, collapsed_ids: see Hit, one for each; the latter two are empty where nothing was to be
     collapsed. matching: how many items match the filter, None without one. timings: None in a batch, which has its own.
+    coverage: the share of the release's items that could be searched, in (0, 1].
     """
 
     items: Sequence[Any]
@@ -45,6 +46,7 @@ class SearchResult(NamedTuple):
     method: Method
     matching: int | None
     timings: Timings | None
+    coverage: float = 1.0
 
     @property
     def neighbors(self) -> list[Hit]:

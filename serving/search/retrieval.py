@@ -6,7 +6,7 @@ D: the dimension of the release's embeddings.
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -25,8 +25,18 @@ from serving.search.workers import Workers
 INLINE_SECONDS = 0.0005
 INLINE_K = 100
 T = TypeVar("T")
-# What was found, the items of its rows, and for each the ids of those that were collapsed into it.
-_Answer = tuple[Found, Sequence[Any], Sequence[Sequence[str]]]
+
+
+class Answer(NamedTuple):
+    """What was found, the items of its rows, and for each the ids of those that were collapsed into it.
+
+    coverage: see SearchResult.
+    """
+
+    found: Found
+    items: Sequence[Any]
+    named: Sequence[Sequence[str]]
+    coverage: float = 1.0
 
 
 class Retrieval:
@@ -44,11 +54,11 @@ class Retrieval:
             view, vector, decode, encode = holding.view, query.vector, 0.0, 0.0
             if query.image is not None:
                 embedded = await self._embedder.embed([query.image], holding, deadline)
-                vector, decode, encode = _raised(embedded.outcomes[0]), embedded.decode, embedded.encode
+                vector, decode, encode = raised(embedded.outcomes[0]), embedded.decode, embedded.encode
             begun = time.perf_counter()
             with self._span("search"):
                 answer = await self._answer(query, vector, view, holding, deadline)
-            return _result(answer, holding, Timings(decode, encode, time.perf_counter() - begun))
+            return to_result(answer, holding, Timings(decode, encode, time.perf_counter() - begun))
 
     async def batch_search(
         self, queries: Sequence[Query | Exception], deadline: Deadline, *, release_id: str = ""
@@ -70,9 +80,7 @@ class Retrieval:
                 vectors[i] = outcome
             begun = time.perf_counter()
             with self._span("search"):
-                outcomes = await self._run(
-                    holding, deadline, lambda: _outcomes(queries, vectors, view, holding, deadline)
-                )
+                outcomes = await self._outcomes(queries, vectors, view, holding, deadline)
             timings = Timings(embedded.decode, embedded.encode, time.perf_counter() - begun)
             return BatchResult(outcomes, holding.release_id, _encoder_version(holding), timings)
 
@@ -80,7 +88,7 @@ class Retrieval:
         """Returns the embedding of an image file."""
         with self._held.take(release_id) as holding:
             embedded = await self._embedder.embed([image], holding, deadline)
-            return EncodeResult(_raised(embedded.outcomes[0]), holding.release_id, _encoder_version(holding))
+            return EncodeResult(raised(embedded.outcomes[0]), holding.release_id, _encoder_version(holding))
 
     async def get_items(
         self, item_ids: list[str], deadline: Deadline, *, thumbnails: bool, release_id: str = ""
@@ -100,22 +108,32 @@ class Retrieval:
 
     async def _answer(
         self, query: Query, vector: Vector | None, view: View[Any], holding: Holding, deadline: Deadline
-    ) -> _Answer:
+    ) -> Answer:
         if vector is None or not query.plain or query.k > INLINE_K or view.seconds > INLINE_SECONDS:
             return await self._run(holding, deadline, lambda: _answer(query, vector, view, holding))
         deadline.left()
-        found = view.find(_unit(vector, query, holding), query, None)
+        found = view.find(unit_of(vector, query, holding), query, None)
         items = view.cached(found.rows)
         if items is None:
             items = await self._run(holding, deadline, lambda: view.load(found.rows))
-        return found, items, ()
+        return Answer(found, items, ())
+
+    async def _outcomes(
+        self,
+        queries: Sequence[Query | Exception],
+        vectors: Sequence[Vector | Exception | None],
+        view: View[Any],
+        holding: Holding,
+        deadline: Deadline,
+    ) -> list[SearchResult | Exception]:
+        return await self._run(holding, deadline, lambda: _outcomes(queries, vectors, view, holding, deadline))
 
     async def _run(self, holding: Holding, deadline: Deadline, function: Callable[[], T]) -> T:
         # The thread is a user of its own: it may still search when the request has long been given up.
         return await self._workers.run(function, deadline=deadline, finally_=holding.retain().drop)
 
 
-def _answer(query: Query, vector: Vector | None, view: View[Any], holding: Holding) -> _Answer:
+def _answer(query: Query, vector: Vector | None, view: View[Any], holding: Holding) -> Answer:
     """Returns what is found for a query by item id, or else for `vector`. Reads the disk."""
     row = None
     if query.item_id is not None:
@@ -123,9 +141,9 @@ def _answer(query: Query, vector: Vector | None, view: View[Any], holding: Holdi
         if row is None:
             raise errors.ItemNotFound(query.item_id, holding.release_id)
         vector = view.vectors(np.array([row]))[0]
-    found = view.find(_unit(vector, query, holding), query, row)
+    found = view.find(unit_of(vector, query, holding), query, row)
     named = [[item.item_id for item in view.items(rows)] for _, rows in found.collapsed]
-    return found, view.load(found.rows), named
+    return Answer(found, view.load(found.rows), named)
 
 
 def _outcomes(
@@ -144,7 +162,7 @@ def _outcomes(
             continue
         try:
             answer = answered.get(number) or _answer(query, vector, view, holding)
-            outcomes.append(_result(answer, holding, None))
+            outcomes.append(to_result(answer, holding, None))
         except Exception as error:
             # Whatever it is, it is this query's alone.
             outcomes.append(error)
@@ -157,21 +175,24 @@ def _together(
     view: View[Any],
     holding: Holding,
     deadline: Deadline,
-) -> dict[int, _Answer]:
+) -> dict[int, Answer]:
     """Returns the answers of those queries, by number, that can be asked for at once."""
     units: dict[int, dict[int, Vector]] = {}
     for number, (query, vector) in enumerate(zip(queries, vectors, strict=True)):
         if isinstance(query, Query) and query.plainest and not isinstance(vector, Exception):
             # What is wrong with it is said where it is asked for by itself.
             with contextlib.suppress(errors.RetrievalError):
-                units.setdefault(query.k, {})[number] = _unit(vector, query, holding)
-    answers: dict[int, _Answer] = {}
+                units.setdefault(query.k, {})[number] = unit_of(vector, query, holding)
+    answers: dict[int, Answer] = {}
     try:
         for k, asked in units.items():
             deadline.left()
             found = view.find_each(np.stack(list(asked.values())), k)
             items = iter(view.load([row for each in found for row in each.rows]))
-            answers |= {n: (each, [next(items) for _ in each.rows], ()) for n, each in zip(asked, found, strict=True)}
+            answers |= {
+                number: Answer(each, [next(items) for _ in each.rows], ())
+                for number, each in zip(asked, found, strict=True)
+            }
     except errors.DeadlineExceeded:
         raise
     except Exception:
@@ -186,12 +207,14 @@ def _items(view: View[Any], item_ids: Sequence[str], thumbnails: bool) -> list[I
     return [found.get(item_id) for item_id in item_ids]
 
 
-def _result(answer: _Answer, holding: Holding, timings: Timings | None) -> SearchResult:
-    found, items, named = answer
+def to_result(answer: Answer, holding: Holding, timings: Timings | None) -> SearchResult:
+    """Returns what is answered. timings: None in a batch."""
+    found, items, named, coverage = answer
     collapsed = [count for count, _ in found.collapsed]
     version = _encoder_version(holding)
     return SearchResult(
-        items, found.scores, collapsed, named, holding.release_id, version, found.method, found.matching, timings
+        *(items, found.scores, collapsed, named, holding.release_id, version, found.method, found.matching, timings),
+        coverage,
     )
 
 
@@ -199,13 +222,15 @@ def _encoder_version(holding: Holding) -> int:
     return holding.release.manifest.encoder.version
 
 
-def _raised(outcome: Vector | Exception) -> Vector:
+def raised(outcome: T | Exception) -> T:
+    """Returns an outcome that is none of the errors; raises one that is."""
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
 
 
-def _unit(vector: Vector | None, query: Query, holding: Holding) -> Vector:
+def unit_of(vector: Vector | None, query: Query, holding: Holding) -> Vector:
+    """Returns the vector of a query, float32 `[D]`, with length 1; raises InvalidQuery, EncoderFault."""
     assert vector is not None, "a query has an image, an id or a vector"
     dimension = holding.release.manifest.encoder.dimension
     try:
