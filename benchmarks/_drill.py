@@ -106,6 +106,8 @@ def drill(
             done.touch()
             figures = generator.result()
         elapsed = time.monotonic() - begun
+    for text in figures["told"]:
+        say(text)
     say(f"checking {figures['ok']} answers")
     checked, wrong = generations.wrong_answers(answers, kinds)
     calls = Trace(trace)

@@ -38,6 +38,7 @@ _LENGTH = struct.Struct("<I")
 # Of an answer: index of the request, length of the response.
 _ANSWER = struct.Struct("<II")
 OK = grpc.StatusCode.OK.value[0]
+_TOLD = 20
 
 
 @dataclasses.dataclass
@@ -85,6 +86,8 @@ class Run:
         # due, sent, seconds, code, request
         self.calls: list[tuple[float, float, float, int, int]] = []
         self.worst_lag = 0.0
+        # What the first calls that failed were told.
+        self.told: list[str] = []
 
     async def closed(self) -> None:
         """Keeps `in_flight` calls under way until the time is up."""
@@ -127,6 +130,8 @@ class Run:
             answer = await method(self._requests[request], timeout=self._job.timeout)
         except grpc.aio.AioRpcError as error:
             code = error.code().value[0]
+            if len(self.told) < _TOLD:
+                self.told.append(f"call {number}, request {request}: {error.code().name}: {error.details()}")
         seconds = time.monotonic() - sent
         self.calls.append((due, sent, seconds, code, request))
         if self._answers is not None and code == OK:
@@ -161,7 +166,13 @@ class Generator:
         calls = np.array(run.calls, np.float64).reshape(-1, 5)
         if job.trace:
             np.save(job.trace, calls, allow_pickle=False)
-        return {"elapsed": elapsed, "cpu": cpu / elapsed, "worst_lag": run.worst_lag, **_figures(calls, elapsed)}
+        return {
+            "elapsed": elapsed,
+            "cpu": cpu / elapsed,
+            "worst_lag": run.worst_lag,
+            "told": run.told,
+            **_figures(calls, elapsed),
+        }
 
 
 def _figures(calls: np.ndarray, elapsed: float) -> dict[str, Any]:
