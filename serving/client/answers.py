@@ -10,7 +10,10 @@ from serving import attributes
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """An image of the collection. width, height: pixels. thumbnail: PNG or JPEG, empty unless asked for."""
+    """An image of the collection. width, height: pixels. thumbnail: PNG or JPEG, empty unless asked for.
+
+    duplicate_group: the smallest id of the near-duplicates that it belongs to; empty for none.
+    """
 
     item_id: str
     uri: str
@@ -19,6 +22,7 @@ class Item:
     height: int
     attributes: Mapping[str, str | int | float | bool]
     thumbnail: bytes
+    duplicate_group: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +129,10 @@ class Deleted:
 def to_item(message: Any) -> Item:
     """Returns the item in an Item message."""
     values = {name: attributes.from_message(value) for name, value in message.attributes.items()}
-    return Item(message.item_id, message.uri, message.sha256, message.width, message.height, values, message.thumbnail)
+    return Item(
+        *(message.item_id, message.uri, message.sha256, message.width, message.height, values, message.thumbnail),
+        message.duplicate_group,
+    )
 
 
 def to_answer(message: Any) -> Answer:

@@ -46,6 +46,7 @@ class Query:
     filter: Filter | str | None = None
     collapse: float | None = None
     release_id: str = ""
+    collapse_groups: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,14 +87,17 @@ class Client:
         filter: Filter | str | None = None,
         collapse: float | None = None,
         release_id: str = "",
+        collapse_groups: bool = False,
     ) -> Answer:
         """Returns the `k` items most like an image (a file's bytes), a vector, or an item, which is left out itself.
 
         min_score: leaves out what scores lower. filter: which items may be in the answer, also as text such as
         `label = "9" and width >= 20` (FilterSyntaxError where it is none). collapse: the cosine from which results
         count as near-duplicates, of which only the best is returned. release_id: the release that must answer.
+        collapse_groups: whether to return only the best of each group of near-duplicates that the release's build has
+        found.
         """
-        query = Query(image, vector, item_id, k, min_score, filter, collapse, release_id)
+        query = Query(image, vector, item_id, k, min_score, filter, collapse, release_id, collapse_groups)
         return to_answer(self._call(self._stub.Search, _request(query)))
 
     def batch_search(self, queries: Sequence[Query], *, release_id: str = "") -> list[Answer | QueryFailed]:
@@ -248,6 +252,7 @@ def _request(query: Query) -> Any:
             k=query.k,
             min_score=query.min_score,
             collapse_score=query.collapse,
+            collapse_groups=query.collapse_groups,
             release_id=query.release_id,
             **fields,
         )

@@ -37,7 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     query.add_argument("--vector", type=_vector, help="an embedding: numbers with commas between (--vector=-0.1,0.2)")
     parser.add_argument("--filter", type=_filter, help="which items may be in the answer, as above")
     parser.add_argument("--min-score", type=float, help="leave out what scores lower, in [-1, 1]")
-    parser.add_argument("--collapse", type=float, help="show one of near-duplicates: from this cosine on, in (0, 1]")
+    collapse = parser.add_mutually_exclusive_group()
+    collapse.add_argument("--collapse", type=float, help="show one of near-duplicates: from this cosine on, in (0, 1]")
+    collapse.add_argument(
+        "--collapse-duplicates", action="store_true", help="show one of near-duplicates: by the groups of the release"
+    )
     parser.add_argument("--release", default="", metavar="ID", help="answer from this release or not at all")
     parser.add_argument("-k", type=int, default=10, help="how many, in [1, 1000] [10]")
     connection.add_arguments(parser)
@@ -61,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
             min_score=arguments.min_score,
             filter=arguments.filter,
             collapse=arguments.collapse,
+            collapse_groups=arguments.collapse_duplicates,
             release_id=arguments.release,
         )
         return _json(answer) if arguments.json else _table(answer)

@@ -43,6 +43,7 @@ def to_query(request: Any) -> Query:
         min_score=request.min_score if request.HasField("min_score") else None,
         filter=_filter(request.filter) if request.HasField("filter") else None,
         collapse_score=request.collapse_score if request.HasField("collapse_score") else None,
+        collapse_groups=request.collapse_groups,
         image=request.image if kind == "image" else None,
         vector=np.array(request.vector.values, np.float32) if kind == "vector" else None,
         item_id=request.item_id if kind == "item_id" else None,
@@ -217,6 +218,7 @@ def to_item(item: Item) -> Any:
         height=item.height,
         attributes={name: attributes.to_message(value) for name, value in item.attributes.items()},
         thumbnail=item.thumbnail,
+        duplicate_group=item.duplicate_group,
     )
 
 

@@ -21,7 +21,7 @@ _SCHEMA = """
 CREATE TABLE items (
   row INTEGER PRIMARY KEY, item_id TEXT NOT NULL UNIQUE, uri TEXT NOT NULL, sha256 TEXT NOT NULL,
   width INTEGER NOT NULL, height INTEGER NOT NULL, source_size INTEGER NOT NULL, source_version TEXT NOT NULL,
-  thumbnail BLOB NOT NULL
+  thumbnail BLOB NOT NULL, perceptual_hash INTEGER, duplicate_group TEXT
 ) STRICT;
 CREATE TABLE attributes (
   row INTEGER NOT NULL, name TEXT NOT NULL, value ANY NOT NULL, boolean INTEGER NOT NULL, PRIMARY KEY (row, name)
@@ -35,6 +35,9 @@ CREATE INDEX item_sizes ON items (width, height);
 _COLUMNS = "row, item_id, uri, sha256, width, height"
 # Releases of before there were reindexes lack these.
 _SOURCE = ("source_size", "source_version")
+# Those of before near-duplicates were looked for lack these.
+_DUPLICATES = ("perceptual_hash", "duplicate_group")
+_ROW = range(11)  # its columns
 _BATCH = 1000  # items written, or read in one go
 _INTEGERS = range(-(2**63), 2**63)
 
@@ -45,7 +48,9 @@ class Item:
 
     attributes: by name; a label, where asked for, is the attribute `label`. thumbnail: a small JPEG or PNG, empty where
     it wasn't asked for. source_size, source_version: of what lay at `uri` when it was read, in bytes, and what changes
-    with its content (mtime in ns, etag); -1 and empty where nobody knows.
+    with its content (mtime in ns, etag); -1 and empty where nobody knows. perceptual_hash: 64 bits, as an int64, of the
+    thumbnail; None where it has none, or nobody has looked. duplicate_group: the smallest id of its near-duplicates,
+    its own among them; empty for none.
     """
 
     item_id: str
@@ -57,6 +62,8 @@ class Item:
     thumbnail: bytes = b""
     source_size: int = -1
     source_version: str = ""
+    perceptual_hash: int | None = None
+    duplicate_group: str = ""
 
     def __post_init__(self) -> None:
         if not self.item_id:
@@ -105,9 +112,12 @@ def write_items(path: pathlib.Path, items: Iterable[Item], copied: Sequence[Copi
         while batch := list(itertools.islice(rows, _BATCH)):
             try:
                 connection.executemany(
-                    "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    f"INSERT INTO items VALUES ({_marks(_ROW)})",
                     [
-                        (n, i.item_id, i.uri, i.sha256, i.width, i.height, i.source_size, i.source_version, i.thumbnail)
+                        (
+                            *(n, i.item_id, i.uri, i.sha256, i.width, i.height, i.source_size, i.source_version),
+                            *(i.thumbnail, i.perceptual_hash, i.duplicate_group or None),
+                        )
                         for n, i in batch
                     ],
                 )
@@ -131,7 +141,8 @@ def write_items(path: pathlib.Path, items: Iterable[Item], copied: Sequence[Copi
 
 def _copy(connection: sqlite3.Connection, copied: Copied) -> int:
     with contextlib.closing(ItemShard(copied.file)) as shard:
-        columns = f"{_COLUMNS.removeprefix('row, ')}, {shard.source_columns}, thumbnail"
+        # Groups are those of one collection: they aren't copied into another.
+        columns = f"{_COLUMNS.removeprefix('row, ')}, {shard.source_columns}, thumbnail, {shard.hash_column}, NULL"
     connection.execute("ATTACH ? AS base", (_read_only(copied.file),))
     connection.execute("CREATE TEMP TABLE copied (row INTEGER PRIMARY KEY, old INTEGER NOT NULL)")
     places = zip(copied.rows.tolist(), copied.old_rows.tolist(), strict=True)
@@ -164,6 +175,7 @@ class ItemShard:
         self.count: int = self._connection().execute("SELECT count(*) FROM items").fetchone()[0]
         names = {name for _, name, *_ in self._connection().execute("PRAGMA table_info(items)")}
         self.source_columns = ", ".join(_SOURCE if names.issuperset(_SOURCE) else ("-1", "''"))
+        self.hash_column, self._group_column = _DUPLICATES if names.issuperset(_DUPLICATES) else ("NULL", "NULL")
         self._attributes: bool = self._connection().execute("SELECT EXISTS (SELECT * FROM attributes)").fetchone()[0]
 
     def by_row(self, rows: Sequence[int], *, thumbnails: bool = False) -> list[Item]:
@@ -214,6 +226,21 @@ class ItemShard:
         """Yields every item's row and id, sorted by id."""
         yield from self._connection().execute("SELECT row, item_id FROM items ORDER BY item_id")
 
+    def contents(self) -> Iterator[tuple[int, str, int | None]]:
+        """Yields every item's row, sha256 and perceptual hash, in datapoint order."""
+        yield from self._connection().execute(f"SELECT row, sha256, {self.hash_column} FROM items ORDER BY row")
+
+    def groups_by_row(self, rows: Sequence[int]) -> list[tuple[str, str]]:
+        """Returns of each row the duplicate group, empty for none, and the sha256."""
+        found: dict[int, tuple[str, str]] = {}
+        for start in range(0, len(rows), _BATCH):
+            batch = rows[start : start + _BATCH]
+            query = f"SELECT row, {self._group_column}, sha256 FROM items WHERE row IN ({_marks(batch)})"
+            found.update(
+                (row, (group or "", sha256)) for row, group, sha256 in self._connection().execute(query, batch)
+            )
+        return [found[row] for row in rows]
+
     def __iter__(self) -> Iterator[Item]:
         """Yields every item in datapoint order, with its thumbnail, a batch in memory at a time."""
         for start in range(0, self.count, _BATCH):
@@ -230,11 +257,14 @@ class ItemShard:
         connection = self._connection()
         thumbnail = "thumbnail" if thumbnails else "x''"
         attributes = self._attributes_of(rows)
-        query = f"SELECT {_COLUMNS}, {self.source_columns}, {thumbnail} FROM items WHERE row IN ({_marks(rows)})"
-        found = connection.execute(query, rows)
+        columns = f"{_COLUMNS}, {self.source_columns}, {thumbnail}, {self.hash_column}, {self._group_column}"
+        found = connection.execute(f"SELECT {columns} FROM items WHERE row IN ({_marks(rows)})", rows)
         return {
-            row: Item(item_id, uri, sha256, width, height, attributes.get(row, {}), small, size, version)
-            for row, item_id, uri, sha256, width, height, size, version, small in found
+            row: Item(
+                *(item_id, uri, sha256, width, height, attributes.get(row, {}), small, size, version),
+                *(perceptual_hash, group or ""),
+            )
+            for row, item_id, uri, sha256, width, height, size, version, small, perceptual_hash, group in found
         }
 
     def _attributes_of(self, rows: Sequence[int]) -> dict[int, dict[str, Attribute]]:

@@ -6,7 +6,8 @@ order.
 
 import dataclasses
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +16,12 @@ from serving.index import EXACT_KINDS, Embeddings, Rows
 from serving.journal.state import UpdatesState
 from serving.release import layout
 from serving.release.encoder_info import EncoderInfo
-from serving.release.items import Item
+from serving.release.items import Item, ItemShard
 from serving.release.manifest import Manifest
 from serving.release.shard import LoadedShard
 
 Mask = npt.NDArray[np.bool_]
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,15 +159,21 @@ class Release:
 
     def items(self, rows: Sequence[int], *, thumbnails: bool = False) -> list[Item]:
         """Returns the items of some rows, in that order."""
+        return self._by_row(rows, lambda items, rows: items.by_row(rows, thumbnails=thumbnails))
+
+    def contents(self, rows: Sequence[int]) -> list[tuple[str, str]]:
+        """Returns of some rows, in that order, the duplicate group, empty for none, and the sha256."""
+        return self._by_row(rows, ItemShard.groups_by_row)
+
+    def _by_row(self, rows: Sequence[int], read: Callable[[ItemShard, Sequence[int]], list[T]]) -> list[T]:
         if len(self._shards) == 1:
-            return self._shards[0].items.by_row(rows, thumbnails=thumbnails)
+            return read(self._shards[0].items, rows)
         numbers = (np.searchsorted(self._starts, rows, side="right") - 1).tolist()
-        found: dict[int, Item] = {}
+        found: dict[int, T] = {}
         for number in set(numbers):
             ours = [row for row, owner in zip(rows, numbers, strict=True) if owner == number]
             start = int(self._starts[number])
-            items = self._shards[number].items.by_row([row - start for row in ours], thumbnails=thumbnails)
-            found.update(zip(ours, items, strict=True))
+            found.update(zip(ours, read(self._shards[number].items, [row - start for row in ours]), strict=True))
         return [found[row] for row in rows]
 
     def row_of(self, item_id: str) -> int | None:

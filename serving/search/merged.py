@@ -10,6 +10,7 @@ import numpy as np
 from serving.index import Embeddings, Rows
 from serving.release.items import Item
 from serving.search import filters
+from serving.search.collapse import Content
 from serving.search.filters import Filter
 from serving.search.lru import Lru
 from serving.search.overlay import Mask, Overlay
@@ -111,6 +112,12 @@ class Merged(Generic[T]):
         vectors[~ours] = self._searcher.vectors(rows[~ours])
         vectors[ours] = self._overlay.vectors(rows[ours] - self._start)
         return vectors
+
+    def contents(self, rows: Sequence[int]) -> list[Content]:
+        """See View."""
+        others = iter(self._searcher.contents([row for row in rows if row < self._start]))
+        ours = iter(self._overlay.items([row - self._start for row in rows if row >= self._start]))
+        return [next(others) if row < self._start else Content("", next(ours).sha256) for row in rows]
 
     def _not_hidden(self, vector: Embeddings, n: int, exclude: int | None) -> tuple[Rows, Embeddings, Method]:
         hidden = len(self._overlay.hidden)

@@ -19,7 +19,8 @@ Vector = npt.NDArray[np.float32]
 class Query(Wanted):
     """Exactly one of image (a file's bytes), vector (float32 `[D]`, any length but 0) and item_id; k in [1, 1000].
 
-    min_score: in [-1, 1]. collapse_score: in (0, 1]. release_id: the release to answer from; empty is the served one.
+    min_score: in [-1, 1]. collapse_score: in (0, 1], and not beside collapse_groups. release_id: the release to answer
+    from; empty is the served one.
     """
 
     image: bytes | None = None
@@ -44,6 +45,8 @@ class Query(Wanted):
             raise errors.InvalidQuery(
                 "collapse_score", f"collapse_score must be in (0, 1], got {self.collapse_score:g}."
             )
+        if self.collapse_groups and self.collapse_score is not None:
+            raise errors.InvalidQuery("collapse_groups", "collapse_groups may not be set beside collapse_score.")
 
     @property
     def plainest(self) -> bool:
@@ -53,7 +56,7 @@ class Query(Wanted):
     @property
     def plain(self) -> bool:
         """Whether it asks for no more than the nearest."""
-        return self.filter is None and self.collapse_score is None
+        return self.filter is None and self.collapse_score is None and not self.collapse_groups
 
 
 def check_batch(ks: list[int]) -> None:

@@ -14,6 +14,7 @@ from serving.index import Embeddings, Rows
 from serving.release.items import Item
 from serving.release.release import Release
 from serving.search import filters
+from serving.search.collapse import Content
 from serving.search.filters import Filter
 from serving.search.lru import Lru
 from serving.search.view import Found, Method, View, Wanted, find
@@ -146,6 +147,10 @@ class Searcher(Generic[T]):
     def vectors(self, rows: Rows) -> Embeddings:
         """Returns copies of stored embeddings: float32 `[n, D]`, of unit length."""
         return self.release.vectors(rows)
+
+    def contents(self, rows: Sequence[int]) -> list[Content]:
+        """Returns the contents of some rows, in that order. Reads the disk."""
+        return [Content(*content) for content in self.release.contents(rows)]
 
     def matching(self, filter_: Filter) -> Matching:
         """Returns the items that match a filter."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from serving.index import Embeddings, Rows
 from serving.release.items import Item
-from serving.search.collapse import collapse
+from serving.search.collapse import Content, Owners, collapse, collapse_groups
 from serving.search.filters import Filter
 
 # How many results may be looked at for k that are distinct.
@@ -29,12 +29,14 @@ class Method(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """k: at least 1. min_score: what scores lower is left out. collapse_score: see `collapse`. Validated by Query."""
+    """k: at least 1. min_score: what scores lower is left out. collapse_score: see `collapse`. collapse_groups: whether
+    to collapse by the groups that the build found. Validated by Query."""
 
     k: int
     min_score: float | None = None
     filter: Filter | None = None
     collapse_score: float | None = None
+    collapse_groups: bool = False
 
 
 class Found(NamedTuple):
@@ -80,6 +82,9 @@ class View(Protocol[T]):
     def vectors(self, rows: Rows) -> Embeddings:
         """Returns copies of stored embeddings: float32 `[n, D]`, of unit length."""
 
+    def contents(self, rows: Sequence[int]) -> list[Content]:
+        """Returns the contents of some rows, in that order. Reads the disk."""
+
 
 class Matches(Protocol):
     """The items that match a filter."""
@@ -105,12 +110,15 @@ class Ranking(Protocol[M]):
     def vectors(self, rows: Rows) -> Embeddings:
         """Returns their embeddings."""
 
+    def contents(self, rows: Sequence[int]) -> list[Content]:
+        """Returns their contents."""
+
 
 def find(ranking: Ranking[M], vector: Embeddings, wanted: Wanted, exclude: int | None) -> Found:
     """Returns what is wanted, as View.find does."""
     matching = None if wanted.filter is None else ranking.matching(wanted.filter)
     count = None if matching is None else matching.count
-    if wanted.collapse_score is not None:
+    if wanted.collapse_groups or wanted.collapse_score is not None:
         return _find_distinct(ranking, vector, wanted, exclude, matching)
     rows, scores, method = ranking.best(vector, wanted.k, exclude, matching)
     if wanted.min_score is not None:
@@ -124,6 +132,12 @@ def _enough(rows: Rows, scores: Embeddings, min_score: float) -> tuple[Rows, Emb
     return rows[:count], scores[:count]
 
 
+def _owners(ranking: Ranking[M], rows: Rows, wanted: Wanted) -> Owners:
+    if wanted.collapse_groups:
+        return collapse_groups(ranking.contents(rows.tolist()), wanted.k)
+    return collapse(ranking.vectors(rows), wanted.collapse_score or 1.0, wanted.k)
+
+
 def _find_distinct(
     ranking: Ranking[M], vector: Embeddings, wanted: Wanted, exclude: int | None, matching: M | None
 ) -> Found:
@@ -132,7 +146,7 @@ def _find_distinct(
         rows, scores, method = ranking.best(vector, n, exclude, matching)
         if wanted.min_score is not None:
             rows, scores = _enough(rows, scores, wanted.min_score)
-        owners = collapse(ranking.vectors(rows), wanted.collapse_score or 1.0, wanted.k)
+        owners = _owners(ranking, rows, wanted)
         # Where it ended early all that belongs to the k is there: the next one would not be returned.
         if len(owners) < len(rows) or len(rows) < n or n >= MOST_EXAMINED:
             break

@@ -23,6 +23,7 @@ class Collection:
         self.root = root
         self.dimension = dimension
         self.images = {f"item-{i}.png": png(i) for i in range(40)}
+        self.groups: dict[str, str] = {}  # duplicate groups by item id
         self.current = ""
         self._staging = root.parent / f"{root.name}.staging"
         self._releases: dict[str, tuple[list[str], np.ndarray]] = {}
@@ -75,7 +76,8 @@ class Collection:
     def _item(self, name: str) -> Item:
         number = int(name.removeprefix("item-").removesuffix(".png"))
         attributes = {"label": str(number % 10), "number": number, "half": number / 2, "odd": number % 2 == 1}
-        return Item(name, f"file:///{name}", f"{number:064x}", 16, 16, attributes, b"thumbnail of " + name.encode())
+        thumbnail, group = b"thumbnail of " + name.encode(), self.groups.get(name, "")
+        return Item(name, f"file:///{name}", f"{number:064x}", 16, 16, attributes, thumbnail, duplicate_group=group)
 
 
 def _flip_byte(folder: pathlib.Path) -> None:

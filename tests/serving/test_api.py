@@ -31,6 +31,7 @@ def steady(loop: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     # Three copies of one picture, under ids of their own.
     for name in ("item-100.png", "item-101.png"):
         collection.images[name] = collection.images["item-3.png"]
+    collection.groups = {f"item-{i}.png": "item-17.png" for i in (7, 17, 27)}
     collection.publish()
     with Running(loop, collection) as running:
         running.client.wait_until_serving(60)
@@ -112,6 +113,25 @@ def test_collapse_counts_and_names_the_copies(steady: Running) -> None:
     assert (of_item.item.item_id, of_item.collapsed_ids) == ("item-100.png", ("item-101.png",))
 
 
+def test_groups_collapse_and_are_told(steady: Running) -> None:
+    image = steady.collection.images["item-7.png"]
+    answer = steady.client.search(image=image, k=50, collapse_groups=True)
+    best = answer.neighbors[0]
+    assert (best.item.item_id, best.item.duplicate_group, best.collapsed) == ("item-7.png", "item-17.png", 2)
+    assert set(best.collapsed_ids) == {"item-17.png", "item-27.png"}
+    assert sum(1 + n.collapsed for n in answer.neighbors) == 42
+    assert sum(n.collapsed for n in answer.neighbors[1:]) == 0, "copies of other ids that no build has grouped stay"
+    by_id = steady.client.search(item_id="item-17.png", k=1, collapse_groups=True).neighbors[0]
+    assert by_id.collapsed + (by_id.item.duplicate_group == "item-17.png") in (0, 2)
+    assert steady.client.get_item("item-27.png").duplicate_group == "item-17.png"
+    assert steady.client.get_item("item-3.png").duplicate_group == ""
+
+
+def test_only_one_way_to_collapse(steady: Running) -> None:
+    failed = refused(lambda: steady.client.search(vector=VECTOR, collapse=0.9, collapse_groups=True))
+    assert (failed.code, failed.field) == ("INVALID_ARGUMENT", "collapse_groups")
+
+
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [
@@ -136,6 +156,7 @@ def test_a_batch_answers_each_query_as_a_search_does(steady: Running) -> None:
         Query(image=png(1000), k=3),
         Query(vector=VECTOR, k=2, filter='label = "3"'),
         Query(item_id="item-3.png", k=4, collapse=1.0),
+        Query(vector=VECTOR, k=40, collapse_groups=True),
         Query(image=png(1001), k=1, min_score=-1.0),
         Query(image=steady.collection.images["item-5.png"]),
     ]

@@ -89,6 +89,8 @@ def test_query_filters_and_collapses(running: Running) -> None:
     assert lines[-1].endswith(", exact filtered)")
     done = run("query", *arguments, "--collapse", "0.5", "--address", running.address)
     assert "alike)" in done.stdout and len(done.stdout.splitlines()) < 40
+    done = run("query", *arguments, "--collapse-duplicates", "--address", running.address)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 41), "there are none"
     none = run("query", *arguments, "--filter", "label = 3", "--min-score", "0.5", "--address", running.address)
     assert none.stdout.splitlines()[1] == "0 items match the filter"
 

@@ -4,9 +4,10 @@ import dataclasses
 import pathlib
 import sqlite3
 
+import numpy as np
 import pytest
 
-from serving.release.items import Item, ItemShard, write_items
+from serving.release.items import Copied, Item, ItemShard, write_items
 from tests.serving.release_builder import make_items
 
 
@@ -64,6 +65,38 @@ def test_where_an_items_image_came_from(tmp_path: pathlib.Path) -> None:
     with contextlib.closing(ItemShard(tmp_path / "items.sqlite")) as older:
         assert older.sources_of(["known"]) == {"known": (0, "u", "s", -1, "", {"a": True})}
         assert list(older) == [dataclasses.replace(items[0], source_size=-1, source_version=""), items[1]]
+
+
+def test_near_duplicates(tmp_path: pathlib.Path) -> None:
+    items = [
+        Item("a", "u", "s", 1, 1, {}, b"small", 7, "v", -(2**63), "a"),
+        Item("b", "u", "t", 1, 1, perceptual_hash=2**63 - 1, duplicate_group="a"),
+        Item("c", "u", "w", 1, 1),
+    ]
+    write_items(tmp_path / "items.sqlite", items)
+    shard = ItemShard(tmp_path / "items.sqlite")
+    assert list(shard) == items
+    assert list(shard.contents()) == [(0, "s", -(2**63)), (1, "t", 2**63 - 1), (2, "w", None)]
+    assert shard.groups_by_row([2, 0, 1]) == [("", "w"), ("a", "s"), ("a", "t")]
+    shard.close()
+
+    # Into another release goes what was seen in the image, and not the group, whose others may be gone.
+    copied = Copied(tmp_path / "items.sqlite", np.arange(2), np.array([2, 1]))
+    write_items(tmp_path / "next.sqlite", [], [copied])
+    with contextlib.closing(ItemShard(tmp_path / "next.sqlite")) as following:
+        assert list(following) == [items[2], dataclasses.replace(items[1], duplicate_group="")]
+
+    # As in a release of before they were looked for.
+    with contextlib.closing(sqlite3.connect(tmp_path / "items.sqlite")) as connection, connection:
+        connection.execute("ALTER TABLE items DROP COLUMN perceptual_hash")
+        connection.execute("ALTER TABLE items DROP COLUMN duplicate_group")
+    with contextlib.closing(ItemShard(tmp_path / "items.sqlite")) as older:
+        assert list(older.contents()) == [(0, "s", None), (1, "t", None), (2, "w", None)]
+        assert older.groups_by_row([0]) == [("", "s")]
+        assert [item.duplicate_group for item in older] == ["", "", ""]
+    write_items(tmp_path / "newest.sqlite", [], [copied])
+    with contextlib.closing(ItemShard(tmp_path / "newest.sqlite")) as newest:
+        assert [item.perceptual_hash for item in newest] == [None, None]
 
 
 def test_no_items(tmp_path: pathlib.Path) -> None:

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from serving.search.collapse import collapse
+from serving.search.collapse import Content, collapse, collapse_groups
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -59,3 +59,43 @@ def test_a_chain_does_not_collapse_into_one() -> None:
     angles = np.radians(np.arange(0, 60, 10))
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     assert collapse(vectors, float(np.cos(np.radians(15))), 10).tolist() == [0, 0, 2, 2, 4, 4]
+
+
+def test_groups_count_as_one_and_so_does_identical_content() -> None:
+    contents = [
+        Content("", "1"),  # stands for itself
+        Content("a", "2"),
+        Content("", "3"),  # upserted beside the release: of the same content as one of group b, which comes later
+        Content("a", "4"),
+        Content("", "1"),
+        Content("b", "3"),
+        Content("b", "5"),
+        Content("", "6"),
+    ]
+    assert collapse_groups(contents, 10).tolist() == [0, 1, 2, 1, 0, 2, 2, 7]
+    assert collapse_groups(contents, 3).tolist() == [0, 1, 2, 1, 0, 2, 2], "the fourth would begin with the last"
+    assert collapse_groups(contents, 2).tolist() == [0, 1]
+    assert collapse_groups([], 2).tolist() == []
+
+
+def test_no_group_is_taken_for_content() -> None:
+    """An item may be named by the sha256 of another."""
+    assert collapse_groups([Content("1", "2"), Content("", "1"), Content("1", "3")], 10).tolist() == [0, 1, 0]
+
+
+@hypothesis.given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 1), st.integers(0, 2)), max_size=40), st.integers(1, 8)
+)
+def test_what_was_collapsed_in_parts_collapses_to_the_same(made: list[tuple[int, int, int]], most: int) -> None:
+    """As a root does with what its leaves found: content -> (group, copy), dealt to three leaves."""
+    contents = [Content(f"group {content // 2}" if content < 4 else "", str(content)) for content, _, _ in made]
+    whole = collapse_groups(contents, most)
+    kept = []
+    for leaf in range(3):
+        places = [place for place, (_, _, owner) in enumerate(made) if owner == leaf]
+        owners = collapse_groups([contents[place] for place in places], most)
+        kept += [places[i] for i, owner in enumerate(owners.tolist()) if i == owner]
+    kept.sort()
+    merged = collapse_groups([contents[place] for place in kept], most)
+    leaders = [kept[i] for i, owner in enumerate(merged.tolist()) if i == owner]
+    assert leaders == [i for i, owner in enumerate(whole.tolist()) if i == owner]

@@ -250,6 +250,41 @@ def test_collapse_with_a_filter_and_a_minimal_score(tmp_path: pathlib.Path) -> N
     searcher.release.close()
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+def test_groups_collapse_across_shards(tmp_path: pathlib.Path, shards: int) -> None:
+    """Seven groups of three and one item alone, whatever their embeddings say."""
+    items = [
+        dataclasses.replace(item, duplicate_group=f"image-{i % 7:04d}.png" if i < 21 else "")
+        for i, item in enumerate(make_items(22))
+    ]
+    release_id = build_release(tmp_path / "root", items=items, embeddings=unit_vectors(22, 8), shards=shards)
+    searcher = Searcher(open_release(open_store(tmp_path / "root"), release_id), lambda item: item, cached_items=0)
+    query = unit_vectors(1, 8, seed=5)[0]
+    found = searcher.find(query, Wanted(22, collapse_groups=True), None)
+    every = [item.item_id for item in searcher.load(searcher.find(query, Wanted(22), None).rows)]
+    groups: dict[int, list[str]] = {}
+    for name in every:
+        number = int(name[6:10])
+        groups.setdefault(number % 7 if number < 21 else number, []).append(name)
+    collapsed = [
+        [item.item_id for item in searcher.load([row, *found.collapsed[i][1]])] for i, row in enumerate(found.rows)
+    ]
+    assert collapsed == list(groups.values())
+    assert [count for count, _ in found.collapsed] == [len(names) - 1 for names in groups.values()]
+    some = searcher.find(query, Wanted(3, min_score=-0.5, filter=parse("number >= 7"), collapse_groups=True), None)
+    left = [[n for n in names if int(n[6:10]) >= 7] for names in groups.values()]
+    firsts = sorted((names[0] for names in left if names), key=every.index)[:3]
+    assert [item.item_id for item in searcher.load(some.rows)] == firsts
+    searcher.release.close()
+
+
+def test_releases_of_before_there_were_groups_have_none(tmp_path: pathlib.Path) -> None:
+    searcher = copies_release(tmp_path, groups=5, copies=4)
+    found = searcher.find(unit_vectors(1, 16, seed=5)[0], Wanted(10, collapse_groups=True), None)
+    assert len(found.rows) == 5, "identical content is one nevertheless"
+    searcher.release.close()
+
+
 def test_collapse_is_what_brute_force_does(large: Large) -> None:
     for query in large.queries[:5]:
         result = large.searcher.find(query, Wanted(10, collapse_score=0.9), None)
