@@ -1,6 +1,7 @@
 """The gateway: everything put together, from start to drain."""
 
 import asyncio
+import gc
 import logging
 import pathlib
 import signal
@@ -242,6 +243,10 @@ async def serve(
     if end_with is not None:
         loop.add_reader(end_with, end)
     gateway = Gateway(config)
+    # What is there by now stays. Python's collector would look at all of it again and again, 10 ms each time, for which
+    # everything stands still.
+    gc.collect()
+    gc.freeze()
     await gateway.start(process)
     listening()
     await stop.wait()
