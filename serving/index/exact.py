@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from serving.index.folder import save_parameters
-from serving.index.index import Embeddings, Rows, check_query, plain
+from serving.index.index import Embeddings, Rows, check_query, check_tuned, plain
 from serving.index.parameters import IndexParameters
 
 _BLOCK = 8192  # embeddings a search scores at a time
@@ -41,6 +41,10 @@ class ExactIndex:
             )
         order = np.argsort(-scores, axis=1, kind="stable")
         return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
+
+    def tuned(self, parameters: IndexParameters) -> "ExactIndex":
+        check_tuned(self.kind, IndexParameters("exact"), parameters)
+        return self
 
     def save(self, folder: pathlib.Path) -> None:
         save_parameters(folder, IndexParameters("exact"), self.count, self.dimension)

@@ -1,5 +1,6 @@
 """Packed codes of bits: a short list by Hamming distance, ranked again by the embeddings."""
 
+import copy
 import pathlib
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.index.folder import save_parameters
-from serving.index.index import Embeddings, Rows, check_query, plain
+from serving.index.index import Embeddings, Rows, check_query, check_tuned, plain
 from serving.index.parameters import IndexParameters
 
 Codes = npt.NDArray[np.uint8]
@@ -67,6 +68,12 @@ class HammingIndex:
             order = np.argsort(-products, kind="stable")[:k]
             rows[number], scores[number] = found[order], products[order]
         return rows, scores
+
+    def tuned(self, parameters: IndexParameters) -> "HammingIndex":
+        check_tuned(self.kind, self._parameters, parameters)
+        other = copy.copy(self)
+        other._parameters = parameters
+        return other
 
     def save(self, folder: pathlib.Path) -> None:
         # The codes are nothing but the signs of the embeddings: a file of them could only contradict those.

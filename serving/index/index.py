@@ -6,6 +6,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from serving.index.parameters import IndexParameters
+
 Embeddings = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
@@ -30,6 +32,12 @@ class Index(Protocol):
           as the index sees them; who needs them exactly computes them from the embeddings.
         """
 
+    def tuned(self, parameters: IndexParameters) -> "Index":
+        """Returns this index, searched by the `leaves_to_search` and `reorder` of other parameters.
+
+        Nothing is built or copied. Raises ValueError where the parameters would need another index.
+        """
+
     def save(self, folder: pathlib.Path) -> None:
         """Writes the index into a folder, without the embeddings; `load_index` finds it again wherever that moves."""
 
@@ -49,3 +57,9 @@ def plain(embeddings: Embeddings) -> Embeddings:
         raise ValueError(f"embeddings must be float32 [N, D], got {embeddings.dtype} {embeddings.shape}.")
     # A view without memmap's bookkeeping, which costs more than a small search.
     return np.ascontiguousarray(embeddings).view(np.ndarray)
+
+
+def check_tuned(kind: str, built: IndexParameters, parameters: IndexParameters) -> None:
+    """Raises ValueError where an index that was built with `built` can't be searched with `parameters`."""
+    if not parameters.built_like(built):
+        raise ValueError(f"the {kind} index was built with {built}, it can't be searched with {parameters}.")

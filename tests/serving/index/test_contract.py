@@ -1,5 +1,6 @@
 """One contract for every index, in either environment: run this folder in both."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -106,6 +107,23 @@ def test_a_narrow_tree_misses_some(made, name: str) -> None:
     exact = ExactIndex(embeddings).search(queries, 10)[0]
     recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.tolist(), exact.tolist(), strict=True)])
     assert 0.2 < recall < 0.98
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_an_index_can_be_searched_harder_than_it_was_built_for(made, name: str, tmp_path: pathlib.Path) -> None:
+    embeddings, queries = unit_vectors(1000, 16), unit_vectors(20, 16, seed=1)
+    narrow = NARROW[name]
+    index = made(embeddings, narrow)
+    hard = dataclasses.replace(narrow, leaves_to_search=narrow.leaves, reorder=1000)
+    harder = index.tuned(hard)
+    exact = ExactIndex(embeddings).search(queries, 10)[0]
+    np.testing.assert_array_equal(harder.search(queries, 10)[0], exact)
+    harder.save(tmp_path / "harder")
+    assert read_parameters(tmp_path / "harder")[0] == hard
+    # What was there is as it was.
+    assert (index.search(queries, 10)[0] != exact).any()
+    with pytest.raises(ValueError, match="can't be searched with"):
+        index.tuned(dataclasses.replace(narrow, training_sample=5))
 
 
 @pytest.mark.parametrize("name", EXACT)
