@@ -11,13 +11,13 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from benchmarks._labelled import Collection, Part
-from components.evaluation import metrics
+from components.evaluation import metrics, references
 from components.evaluation.altered_copies import KINDS, altered_copy
 from components.evaluation.exported_encoder import ExportedEncoder
 from components.pixels import PixelShape, decode, decode_pixels
 from pipeline import export, trainer
 from pipeline.config import PipelineConfig
-from pipeline.encoder_config import SUPERVISED
+from pipeline.encoder_config import BINARY, SUPERVISED
 from pipeline.families import Collected
 
 _BLOCK = 5_000
@@ -99,14 +99,21 @@ def train(
 
 
 def scores(encoder: ExportedEncoder, collection: Collection, altered: int) -> dict[str, Any]:
-    """Returns `clean`: LabelScores of the test images, and kind -> LabelScores of `altered` of them changed."""
-    database = metrics.normalize(encoder.embed(collection.train.images))
+    """Returns `clean`: LabelScores of the test images, and kind -> LabelScores of `altered` of them changed.
+
+    Of binary families by their codes alone; `ranked again` has what the embeddings make of the test images.
+    """
+
+    def embedded(images: Sequence[bytes]) -> metrics.Vectors:
+        found = metrics.normalize(encoder.embed(images))
+        return references.code(found) if encoder.info.family in BINARY else found
+
+    database = embedded(collection.train.images)
     shape = encoder.info.shape
     side = 2 * max(shape.height, shape.width)
 
     def of(part: Part) -> metrics.LabelScores:
-        queries = metrics.normalize(encoder.embed(part.images))
-        return metrics.label_scores(queries, part.labels, database, collection.train.labels)
+        return metrics.label_scores(embedded(part.images), part.labels, database, collection.train.labels)
 
     found = {"clean": of(collection.test)}
     some = collection.test.first(altered)

@@ -20,6 +20,7 @@ from components.embedding import parts as embedding_parts
 from components.reindex.unchanged import passed_on
 from serving.index import IndexParameters, build_index, choose_parameters
 from serving.release import layout
+from serving.release.encoder_info import BINARY_FAMILIES
 from serving.release.items import Item, ItemShard, write_items
 from serving.storage import open_store
 
@@ -55,10 +56,20 @@ def shard_counts(counts: tuple[int, ...], shards: int) -> list[int]:
 
 def override_parameters(chosen: IndexParameters, overrides: str) -> IndexParameters:
     """Returns `chosen` with the fields in the JSON object `overrides` (or nothing) put in their place."""
+    return IndexParameters.from_dict({**chosen.to_dict(), **_stated(overrides)})
+
+
+def family_parameters(count: int, dimension: int, family: str, overrides: str) -> IndexParameters:
+    """Returns the parameters for `count` embeddings of an encoder of some family, `overrides` put in their place."""
+    kind = _stated(overrides).get("kind", "hamming" if family in BINARY_FAMILIES else "")
+    return override_parameters(choose_parameters(count, dimension, codes=kind == "hamming"), overrides)
+
+
+def _stated(overrides: str) -> dict[str, Any]:
     values = json.loads(overrides or "{}")
     if not isinstance(values, dict):
         raise ValueError(f"index parameters must be a JSON object, got {overrides!r}.")
-    return IndexParameters.from_dict({**chosen.to_dict(), **values})
+    return values
 
 
 class BuildShard(beam.DoFn):
@@ -151,7 +162,7 @@ def IndexBuilder(
     """Writes the body of a release, by serving.release.layout, and index.json.
 
     shards: of the index; must divide the parts of the embeddings. parameters: a JSON object of fields of
-    serving.index.IndexParameters that replace the ones chosen for the collection's size.
+    serving.index.IndexParameters that replace the ones chosen for the collection's size and the encoder's family.
     code: the fingerprint of our code.
     """
     if passed_on(embeddings.uri, index.uri):
@@ -162,7 +173,8 @@ def IndexBuilder(
         raise ValueError(f"an index needs at least one item, the embeddings at {embeddings.uri} hold none.")
     # One choice for all shards: a stable hash makes them of nearly one size.
     largest = max(shard_counts(report.counts, shards))
-    chosen = override_parameters(choose_parameters(largest, report.dimension), parameters)
+    encoder = embedding_parts.read_encoder(store)
+    chosen = family_parameters(largest, report.dimension, encoder.get("info", {}).get("family", ""), parameters)
     options = BuildOptions(embeddings.uri, index.uri, len(report.counts), shards, chosen)
     with beam_pipeline as pipeline:
         _ = (
@@ -171,5 +183,5 @@ def IndexBuilder(
             | "Spread" >> beam.Reshuffle()
             | "BuildShard" >> beam.ParDo(BuildShard(options))
             | "ListShards" >> beam.combiners.ToList()
-            | "WriteIndex" >> beam.ParDo(WriteIndex(options, embedding_parts.read_encoder(store), report.dimension))
+            | "WriteIndex" >> beam.ParDo(WriteIndex(options, encoder, report.dimension))
         )

@@ -6,6 +6,7 @@ Imports nothing heavy: a wrong option is told before TensorFlow is loaded.
 import dataclasses
 
 from pipeline.option_checks import require, require_one_of, require_within
+from serving.release.encoder_info import BINARY_FAMILIES
 
 # What each is: docs/encoders.md. `pipeline.families` holds one builder for each of these names.
 RECONSTRUCTING = (
@@ -22,8 +23,8 @@ RECONSTRUCTING = (
 )
 NOT_RECONSTRUCTING = ("pixels", "itq", "descriptors", "cnn")
 FAMILIES = RECONSTRUCTING + NOT_RECONSTRUCTING
-# Their embedding is a code of bits, -1 and +1 before it is normalised.
-BINARY = ("binary", "itq")
+# The signs of their embedding are a code of bits.
+BINARY = BINARY_FAMILIES
 # The only family that reads labels in training.
 SUPERVISED = ("cnn",)
 

@@ -43,8 +43,8 @@ class ServedEncoder(tf.Module):
         return found
 
     def embed(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """`serving_default`: embedding float32 `[N, D]`, L2-normalised."""
-        return {"embedding": normalised(self._latent(self._pixels(image_bytes)))}
+        """`serving_default`: embedding float32 `[N, D]`, L2-normalised. Of binary families its signs are the code."""
+        return {"embedding": self._embedding(self._pixels(image_bytes))}
 
     def reconstruct(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """`reconstruct`: image uint8 `[N, H, W, C]`, error float32 `[N]`: mean squared error of pixels in [0, 1]."""
@@ -56,7 +56,7 @@ class ServedEncoder(tf.Module):
     def hash(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """`hash`: code uint8 `[N, D/8]`, the first bit the highest of the first byte, as numpy.unpackbits reads it.
 
-        activation: float32 `[N, D]`, of which the code holds the signs: to rank again what the code has found.
+        activation: float32 `[N, D]`, of which the code holds the signs; the embedding before it is normalised.
         """
         of_code = self._network.network.activation
         assert of_code is not None
@@ -67,10 +67,9 @@ class ServedEncoder(tf.Module):
         """`examples`: embedding float32 `[N, D]` and, where the family reconstructs, mse float32 `[N]`, for TFMA."""
         spec = {features.IMAGE: tf.io.FixedLenFeature([], tf.string)}
         pixels = self._pixels(tf.io.parse_example(examples, spec)[features.IMAGE])
-        latent = self._latent(pixels)
-        found = {"embedding": normalised(latent)}
+        found = {"embedding": self._embedding(pixels)}
         if self._network.network.decoder is not None:
-            found["mse"] = _mse(pixels, self._decoded(latent))
+            found["mse"] = _mse(pixels, self._decoded(self._latent(pixels)))
         return found
 
     def _pixels(self, image_bytes: tf.Tensor) -> tf.Tensor:
@@ -80,6 +79,11 @@ class ServedEncoder(tf.Module):
         decoder = self._network.network.decoder
         assert decoder is not None
         return decoder(latent, training=False)
+
+    def _embedding(self, pixels: tf.Tensor) -> tf.Tensor:
+        # A code of bits is drawn from, and found by; what is served ranks finer than it can.
+        network = self._network.network
+        return normalised((network.activation or network.encoder)(pixels, training=False))
 
     def _latent(self, pixels: tf.Tensor) -> tf.Tensor:
         return self._network.network.encoder(pixels, training=False)

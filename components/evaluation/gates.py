@@ -199,7 +199,7 @@ def _mean_recall(measured: Measurement, name: str) -> float:
 
 def _retrieves(info: TrainingInfo, measured: Measurement, limits: GateLimits) -> Gate:
     # Bits can't hold what as many numbers do: a code is measured against the best linear code of its length.
-    space, title = ("itq", "ITQ") if info.family in BINARY else ("pca", "PCA")
+    own, space, title = ("code", "itq", "ITQ") if info.family in BINARY else ("embedding", "pca", "PCA")
     name = f"finds originals of altered copies no worse than {title}"
     if info.family in REFERENCES:
         return Gate(name, NOT_JUDGED, f"Not asked of the family {info.family!r}: it is what others are compared with.")
@@ -207,7 +207,7 @@ def _retrieves(info: TrainingInfo, measured: Measurement, limits: GateLimits) ->
         return Gate(name, NOT_JUDGED, f"Not asked of the family {info.family!r}: it is judged by labels.")
     if reason := _too_alike(measured, limits, limits.some):
         return Gate(name, NOT_JUDGED, reason)
-    mine, other, pixels = (_mean_recall(measured, each) for each in ("embedding", space, "pixels"))
+    mine, other, pixels = (_mean_recall(measured, each) for each in (own, space, "pixels"))
     reason = (
         f"Recall@1 {mine:.3f}, {title} {other:.3f} (at least {max(other - limits.pca, 0.0):.3f}), raw pixels "
         f"{pixels:.3f}, for {measured.copies} images among {measured.database}."

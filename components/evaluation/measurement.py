@@ -14,9 +14,10 @@ from components.evaluation.sample import SplitSample
 from components.evaluation.spectrum import Spectrum, finite, spectrum
 from components.pixels import Pixels, PixelShape, decode_pixels
 from serving.release.distribution import Distribution
+from serving.release.encoder_info import BINARY_FAMILIES
 
-# Families whose embedding is a code of bits: beside them stands ITQ of as many bits.
-BINARY = frozenset({"binary", "itq"})
+# Beside what their bits find stands what ITQ of as many finds.
+BINARY = BINARY_FAMILIES
 
 _COPY_BLOCK = 256
 
@@ -45,7 +46,8 @@ class Measurement:
     """Everything the gates judge. asked: images reconstructed; more than queries where those are few, see SampleLimits.
 
     recall: representation -> kind of copy -> recall@1; labelled: -> score -> mean; labelled_intervals: -> score -> 95%
-    confidence interval. Representations: embedding, pca, pixels; itq for a family of bits; served, where something is.
+    confidence interval. Representations: embedding, pca, pixels; for a family of bits its code, and itq; served, where
+    something is.
     served_mse: the served encoder's error, where it draws at the same size from as many dimensions.
     """
 
@@ -85,6 +87,7 @@ def measure(
     spaces["pixels"] = references.raw_vectors(sample.pixels)
     if turn is not None:
         spaces["itq"] = references.bits(pca.embed(sample.pixels), turn)
+        spaces["code"] = references.code(spaces["embedding"])
     scores = _labelled(spaces, sample)
     served = encoders.get("served")
     comparable = "served" in sample.errors and served is not None and _drawing(served) == _drawing(trial)
@@ -152,6 +155,7 @@ def _recall(
             asked["pixels"] = references.raw_vectors(pixels)
             if turn is not None:
                 asked["itq"] = references.bits(pca.embed(pixels), turn)
+                asked["code"] = references.code(asked["embedding"])
             targets: Rows = np.arange(start, start + len(copies), dtype=np.int64)
             for name, vectors in asked.items():
                 hits[name].append(metrics.recall_at(metrics.target_ranks(vectors, spaces[name], targets), 1))

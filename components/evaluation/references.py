@@ -89,6 +89,11 @@ def bits(coordinates: Vectors, turn: Vectors) -> Vectors:
     return normalize(_signs(coordinates @ turn))
 
 
+def code(embeddings: Vectors) -> Vectors:
+    """Returns the codes that embeddings `[N, K]` of a binary family are found by, -1 and 1, of unit length."""
+    return normalize(_signs(embeddings))
+
+
 def raw_vectors(pixels: Pixels) -> Vectors:
     """Returns images as they are, in [0, 1], of unit length: float32 `[N, P]`, reduced to RAW_SIDE where larger."""
     return normalize(_flat(reduce_pixels(pixels, RAW_SIDE)))

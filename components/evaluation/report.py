@@ -24,6 +24,7 @@ _CAPTIONS = {
 }
 _SPACES = {
     "embedding": "this encoder",
+    "code": "its bits",
     "served": "the served encoder",
     "pca": "PCA",
     "itq": "ITQ",

@@ -36,7 +36,8 @@ class Network:
     encoder: pixels float32 `[B, H, W, C]` in [0, 1] -> embedding float32 `[B, D]`, not normalised.
     decoder: such an embedding -> pixels; None where the family doesn't reconstruct.
     loss: see Loss; None for a family that is fitted instead of trained. terms: the names of what it returns.
-    activation: pixels -> float32 `[B, D]`, positive where the bit of the code is 1; only of binary families.
+    activation: pixels -> float32 `[B, D]`, positive where the bit of the code is 1; only of binary families, whose
+    embedding it is.
     others: models that are needed in training only.
     """
 

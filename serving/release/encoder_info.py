@@ -14,6 +14,8 @@ import numpy.typing as npt
 from serving.release.manifest import FileEntry, ManifestError
 
 FORMAT_VERSION = 1
+# The families whose embeddings are found by their signs, a code of bits.
+BINARY_FAMILIES = ("binary", "itq")
 _BLOCK = 2**20
 
 

@@ -9,6 +9,7 @@ from components.artifacts import VectorIndex
 from components.index_builder import (
     BuildOptions,
     IndexBuilder,
+    family_parameters,
     override_parameters,
     parts_of_shard,
     read_index,
@@ -70,6 +71,15 @@ def test_small_collections_get_brute_force_unless_told_otherwise(tmp_path):
     described = read_index(build(tmp_path / "two", embeddings, parameters=wanted).uri)
     assert described["kind"] == "tree"
     assert IndexParameters.from_dict(described["parameters"]).leaves == 5
+
+
+def test_codes_of_bits_are_compared_as_such():
+    assert family_parameters(1_000_000, 64, "convolutional", "").kind == "tree"
+    binary = family_parameters(1_000_000, 64, "binary", "")
+    assert (binary.kind, binary.reorder) == ("hamming", 4000)
+    assert family_parameters(100, 64, "itq", '{"reorder": 7}') == IndexParameters("hamming", reorder=7)
+    assert family_parameters(100, 64, "convolutional", '{"kind": "hamming"}').reorder == 1000
+    assert family_parameters(100, 64, "binary", '{"kind": "exact"}').kind == "exact"
 
 
 def test_no_items_are_no_index(tmp_path):

@@ -161,7 +161,7 @@ def test_tolerances_must_be_shares():
 
 def test_a_code_is_measured_against_the_best_linear_code():
     binary = dataclasses.replace(INFO, family="binary")
-    weak = dataclasses.replace(GOOD, recall=GOOD.recall | {"embedding": {"shift": 0.5}, "itq": {"shift": 0.5}})
+    weak = dataclasses.replace(GOOD, recall=GOOD.recall | {"code": {"shift": 0.5}, "itq": {"shift": 0.5}})
     weak = dataclasses.replace(weak, recall=weak.recall | {"served": {"shift": 0.5}})
     assert not failed(weak, binary)
     better = dataclasses.replace(weak, recall=weak.recall | {"itq": {"shift": 0.6}})

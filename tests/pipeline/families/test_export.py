@@ -11,6 +11,7 @@ from components.evaluation.exported_encoder import ExportedEncoder
 from components.validation.serving_check import answers_in_process, answers_in_session, compare, questions
 from pipeline import encoder_config, trainer
 from pipeline.families import BY_NAME
+from serving.index import pack_codes
 from tests.pipeline.discs import SIDE
 
 DIMENSIONS = {"binary": 16, "itq": 16}
@@ -64,9 +65,10 @@ def test_a_family_is_trained_and_exported_as_an_encoder(trained_on, fn_args, fam
         assert answer["code"].dtype == np.uint8 and answer["code"].shape == (5, dimension // 8)
         bits = np.unpackbits(answer["code"], axis=1).astype(np.float32)
         np.testing.assert_array_equal(bits, answer["activation"] >= 0.0)
-        # Cosine is the Hamming distance: 1 - 2 distance / bits.
-        distance = (bits[:, None] != bits[None]).sum(axis=2)
-        np.testing.assert_allclose(embeddings @ embeddings.T, 1.0 - 2.0 * distance / dimension, atol=1e-5)
+        # The index takes its codes from the signs of embeddings: they must be those of `hash`.
+        np.testing.assert_array_equal(pack_codes(embeddings), answer["code"])
+        lengths = np.linalg.norm(answer["activation"], axis=1, keepdims=True)
+        np.testing.assert_allclose(embeddings, answer["activation"] / lengths, atol=1e-5)
     history = json.loads((folder / "assets.extra/lookalike_training.json").read_text())["history"]
     trained = BY_NAME[family].fit is None and family not in ("pixels", "descriptors")
     assert bool(history) == trained
