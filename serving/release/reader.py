@@ -1,7 +1,9 @@
 """Opens a release, and refuses what must not be served."""
 
+import dataclasses
 import pathlib
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,9 +13,10 @@ from serving.index import IndexParameters
 from serving.journal.state import UpdatesState
 from serving.release import layout
 from serving.release.encoder_info import EncoderInfo
+from serving.release.items import ItemShard
 from serving.release.manifest import EncoderRef, FileEntry, Manifest, ManifestError
-from serving.release.release import Neighbor, Release
-from serving.release.shard import LoadedShard, load_shard
+from serving.release.release import Neighbor, Release, rank_together
+from serving.release.shard import LoadedShard, Ranks, check_shard, load_shard
 from serving.release.share import WHOLE, Share
 from serving.release.verify import (
     DAMAGE,
@@ -26,9 +29,11 @@ from serving.release.verify import (
 from serving.storage import Store
 
 __all__ = [
+    "Checked",
     "Neighbor",
     "Release",
     "check_encoder",
+    "check_release",
     "golden_recall",
     "load_release",
     "open_release",
@@ -37,6 +42,8 @@ __all__ = [
 ]
 # What the live encoder must give back of its probe, as a cosine: float32 on other hardware differs by less.
 PROBE_COSINE = 0.9999
+# Between golden queries, where something is served meanwhile.
+_REST_SECONDS = 0.002
 
 
 def read_manifest(store: Store, release_id: str) -> Manifest:
@@ -55,8 +62,51 @@ def read_manifest(store: Store, release_id: str) -> Manifest:
     return manifest
 
 
-def open_release(
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """That every byte of a release was looked at, and what there was to see: nobody needs to look again.
+
+    encoder_info: the encoder's own, as JSON. ranks: of each shard that is loaded, see `check_shard`. all_ranks: see
+    `rank_together`. Ranks are int32 `[n]`.
+    """
+
+    encoder_info: bytes
+    ranks: Sequence[Ranks]
+    all_ranks: Ranks
+
+
+def check_release(
     store: Store, release_id: str, *, cache: pathlib.Path | None = None, share: Share | None = WHOLE
+) -> tuple[Checked, list[ItemShard]]:
+    """Does all that `open_release` does, but load the index: most of the work, and for any process to do.
+
+    Returns what it has found, and the items of the shards, which the caller must close. Arguments and errors are those
+    of `open_release`.
+    """
+    manifest = read_manifest(store, release_id)
+    folder = _local_folder(store, manifest, cache, share)
+    encoder_info = read_encoder(store, manifest.encoder)
+    count = len(manifest.index.shards)
+    shards: list[tuple[ItemShard, Ranks]] = []
+    try:
+        for number in [] if share is None else share.shards(count):
+            place = number, count
+            shards.append(check_shard(folder, manifest.index.shards[number], manifest.encoder.dimension, place))
+        together = rank_together(shards)
+    except BaseException:
+        for items, _ in shards:
+            items.close()
+        raise
+    return Checked(encoder_info.to_json(), [ranks for _, ranks in shards], together), [items for items, _ in shards]
+
+
+def open_release(
+    store: Store,
+    release_id: str,
+    *,
+    cache: pathlib.Path | None = None,
+    share: Share | None = WHOLE,
+    checked: Checked | None = None,
 ) -> Release:
     """Returns a release after checking all that needs no running encoder.
 
@@ -65,21 +115,18 @@ def open_release(
       release_id: a folder below `releases/`.
       cache: where the copy of a release from an object store is kept; a local one is opened where it lies.
       share: the shards to load, and to read at all; None for none, which leaves what the manifest says.
+      checked: what `check_release` returned for the same arguments: then there is little left to check.
 
     Raises:
       ReleaseRefused: what it says is wrong stays wrong.
       OSError: the store can't be read now, or holds no such release (yet); trying again may help.
     """
     manifest = read_manifest(store, release_id)
-    folder = store.local_path(layout.release_folder(release_id))
-    files = manifest.files if share == WHOLE else _files(manifest, share)
-    if folder is None:
-        if cache is None:
-            raise ValueError(f"{store.uri} is remote: its releases need a cache folder.")
-        folder = cache / release_id
-        _download_release(store, manifest, files, folder)
-    else:
-        check_files(folder, files)
+    if checked is not None:
+        folder = store.local_path(layout.release_folder(release_id)) or _cached(store, manifest, cache)
+        encoder_info = EncoderInfo.from_json(checked.encoder_info)
+        return load_release(folder, manifest, encoder_info, share=share, checked=checked)
+    folder = _local_folder(store, manifest, cache, share)
     return load_release(folder, manifest, read_encoder(store, manifest.encoder), share=share)
 
 
@@ -102,10 +149,12 @@ def load_release(
     *,
     updates: pathlib.Path | None = None,
     share: Share | None = WHOLE,
+    checked: Checked | None = None,
 ) -> Release:
     """Returns the release in a local folder, whose files were checked; raises ReleaseRefused where it isn't sound.
 
-    updates: the file of its updates, where it isn't in the folder yet. share: see open_release.
+    updates: the file of its updates, where it isn't in the folder yet. share, checked: see open_release; where it was
+    checked before, this takes its time, and keeps Python's lock from others as little as can be.
     """
     shards: list[LoadedShard] = []
     state = _load_updates(updates or folder / layout.UPDATES_STATE, manifest)
@@ -113,11 +162,16 @@ def load_release(
         parameters = IndexParameters.from_dict(manifest.index.parameters)
         count = len(manifest.index.shards)
         numbers = [] if share is None else share.shards(count)
-        for number in numbers:
-            shard = manifest.index.shards[number]
-            shards.append(load_shard(folder, shard, manifest.encoder.dimension, parameters, (number, count)))
-        release = Release(manifest, encoder_info, shards, state, numbers)
-        recall = golden_recall(release)
+        for at, number in enumerate(numbers):
+            shard, ranks = manifest.index.shards[number], None if checked is None else checked.ranks[at]
+            begun = time.monotonic()
+            shards.append(load_shard(folder, shard, manifest.encoder.dimension, parameters, (number, count), ranks))
+            if checked is not None:
+                # ScaNN keeps the lock while it loads: what has queued up meanwhile comes before the next shard.
+                time.sleep(time.monotonic() - begun)
+        all_ranks = None if checked is None else checked.all_ranks
+        release = Release(manifest, encoder_info, shards, state, numbers, all_ranks)
+        recall = golden_recall(release, 0.0 if checked is None else _REST_SECONDS)
         if recall < manifest.golden_recall - (0 if len(numbers) == count else _slack(release)):
             raise ReleaseRefused(
                 f"recall on the golden queries is {recall:.4f}, the manifest asks for {manifest.golden_recall}.",
@@ -132,9 +186,10 @@ def load_release(
     return release
 
 
-def golden_recall(release: Release) -> float:
+def golden_recall(release: Release, rest: float = 0.0) -> float:
     """Returns the share of the golden neighbours that the loaded index finds, in [0, 1]; 1 where there are none.
 
+    rest: seconds to wait between queries, so that others get on.
     A neighbour as near as the last golden one counts as found: among equals the list holds only some. One that is
     nearer than the golden one in its place shows that the list is not what it says: ReleaseRefused. Where only some
     shards are loaded, queries and neighbours of the others don't count.
@@ -157,6 +212,8 @@ def golden_recall(release: Release) -> float:
             raise ReleaseRefused(
                 f"the neighbours of golden query {query.item_id!r} are not its nearest.", fault="golden"
             )
+        if rest:
+            time.sleep(rest)
         expected += len(golden)
         found += sum(score >= best[-1] - SCORE_TOLERANCE for score in got)
     return found / expected if expected else 1.0
@@ -182,6 +239,24 @@ def check_encoder(release: Release, encode: Callable[[list[bytes]], npt.NDArray[
             f"with, expected at least {PROBE_COSINE}: it is another encoder.",
             fault="probe",
         )
+
+
+def _local_folder(store: Store, manifest: Manifest, cache: pathlib.Path | None, share: Share | None) -> pathlib.Path:
+    """Returns the folder of a release, here, after checking its files: all that `share` needs."""
+    folder = store.local_path(layout.release_folder(manifest.release_id))
+    files = manifest.files if share == WHOLE else _files(manifest, share)
+    if folder is None:
+        folder = _cached(store, manifest, cache)
+        _download_release(store, manifest, files, folder)
+    else:
+        check_files(folder, files)
+    return folder
+
+
+def _cached(store: Store, manifest: Manifest, cache: pathlib.Path | None) -> pathlib.Path:
+    if cache is None:
+        raise ValueError(f"{store.uri} is remote: its releases need a cache folder.")
+    return cache / manifest.release_id
 
 
 def _files(manifest: Manifest, share: Share | None) -> list[FileEntry]:

@@ -18,7 +18,7 @@ from serving.release import layout
 from serving.release.encoder_info import EncoderInfo
 from serving.release.items import Item, ItemShard
 from serving.release.manifest import Manifest
-from serving.release.shard import LoadedShard
+from serving.release.shard import LoadedShard, Ranks
 
 Mask = npt.NDArray[np.bool_]
 T = TypeVar("T")
@@ -42,10 +42,12 @@ class Release:
         shards: Sequence[LoadedShard],
         updates: UpdatesState | None = None,
         numbers: Sequence[int] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """updates: what was upserted and deleted up to the manifest's watermark; None for nothing.
 
         numbers: of each of `shards` its number in the manifest; None where they are all of them.
+        ranks: what `rank_together` returns, where that is known.
         """
         self.manifest = manifest
         self.encoder_info = encoder_info
@@ -57,7 +59,7 @@ class Release:
         self._places = {number: place for place, number in enumerate(loaded)}
         self._starts = np.cumsum([0, *(shard.count for shard in shards)])
         self.count = int(self._starts[-1])
-        self._ranks = shards[0].ranks if len(shards) == 1 else _ranks(shards, self._starts)
+        self._ranks = rank_together([(shard.items, shard.ranks) for shard in shards]) if ranks is None else ranks
 
     @property
     def exact(self) -> bool:
@@ -223,15 +225,21 @@ _NO_ROWS = np.empty(0, np.int64)
 _NO_SCORES = np.empty(0, np.float32)
 
 
-def _ranks(shards: Sequence[LoadedShard], starts: Rows) -> npt.NDArray[np.int32]:
-    """Returns each row's place among all items sorted by id: int32 `[count]`."""
-    ids = [_ids(shard, start) for shard, start in zip(shards, starts.tolist(), strict=False)]
-    ranks = np.empty(int(starts[-1]), np.int32)
+def rank_together(shards: Sequence[tuple[ItemShard, Ranks]]) -> Ranks:
+    """Returns the place of each row of all shards, one after the other, among all their items sorted by id.
+
+    shards: of each its items, and their ranks among themselves. All: int32 `[count]`.
+    """
+    if len(shards) == 1:
+        return shards[0][1]
+    starts = np.cumsum([0, *(items.count for items, _ in shards)]).tolist()
+    ids = [_ids(items, start) for (items, _), start in zip(shards, starts, strict=False)]
+    ranks = np.empty(starts[-1], np.int32)
     for rank, (_, row) in enumerate(heapq.merge(*ids)):
         ranks[row] = rank
     return ranks
 
 
-def _ids(shard: LoadedShard, start: int) -> Iterator[tuple[str, int]]:
-    for row, item_id in shard.items.by_id():
+def _ids(items: ItemShard, start: int) -> Iterator[tuple[str, int]]:
+    for row, item_id in items.by_id():
         yield item_id, row + start

@@ -10,6 +10,7 @@ from serving.release import layout, manifest
 from serving.release.items import ItemShard
 from serving.release.verify import DAMAGE, SCORE_TOLERANCE, ReleaseRefused, open_embeddings
 
+Ranks = npt.NDArray[np.int32]
 # What an index scores below the last proposal may still score as much when it is computed from the embeddings.
 _MARGIN = 1e-6
 _BLOCK = 65536  # embeddings gathered at a time
@@ -19,7 +20,7 @@ _EACH_BLOCK = 4096  # likewise, where each is scored by a query of its own
 class LoadedShard:
     """Searches one shard. Every method may be called from any number of threads."""
 
-    def __init__(self, embeddings: Embeddings, index: Index, items: ItemShard, ranks: npt.NDArray[np.int32]) -> None:
+    def __init__(self, embeddings: Embeddings, index: Index, items: ItemShard, ranks: Ranks) -> None:
         """ranks: int32 `[n]`, the place of each row among the shard's items sorted by id."""
         # Without memmap's bookkeeping, which costs more than gathering ten rows.
         self._embeddings = embeddings.view(np.ndarray)
@@ -104,29 +105,52 @@ def _proposals(wanted: int) -> int:
 
 
 def load_shard(
-    folder: pathlib.Path, shard: manifest.Shard, dimension: int, parameters: IndexParameters, place: tuple[int, int]
+    folder: pathlib.Path,
+    shard: manifest.Shard,
+    dimension: int,
+    parameters: IndexParameters,
+    place: tuple[int, int],
+    ranks: Ranks | None = None,
 ) -> LoadedShard:
     """Returns a shard whose files were checked; raises ReleaseRefused where they contradict the manifest.
 
-    place: the shard's number, and how many there are.
+    place: the shard's number, and how many there are. ranks: what `check_shard` returned; nothing is checked again.
     """
-    embeddings = open_embeddings(folder / shard.embeddings, shard.count, dimension)
+    embeddings = open_embeddings(folder / shard.embeddings, shard.count, dimension, checked=ranks is not None)
     try:
         index = load_index(folder / shard.index, embeddings, parameters)
     except (*DAMAGE, FileNotFoundError) as error:
         raise ReleaseRefused(f"{shard.index}: {error}", fault="index") from error
+    items, ranks = _open_items(folder, shard, place, ranks)
+    return LoadedShard(embeddings, index, items, ranks)
+
+
+def check_shard(
+    folder: pathlib.Path, shard: manifest.Shard, dimension: int, place: tuple[int, int]
+) -> tuple[ItemShard, Ranks]:
+    """Returns the items of a shard whose files were checked, and the ranks of its rows, after looking at everything.
+
+    Raises as `load_shard` does, but for the index, which isn't loaded.
+    """
+    open_embeddings(folder / shard.embeddings, shard.count, dimension)
+    return _open_items(folder, shard, place, None)
+
+
+def _open_items(
+    folder: pathlib.Path, shard: manifest.Shard, place: tuple[int, int], ranks: Ranks | None
+) -> tuple[ItemShard, Ranks]:
     try:
         items = ItemShard(folder / shard.items)
         if items.count != shard.count:
             raise ReleaseRefused(
                 f"{shard.items} holds {items.count} items, the manifest says {shard.count}.", fault="items"
             )
-        return LoadedShard(embeddings, index, items, _ranks(items, shard.items, place))
+        return items, _ranks(items, shard.items, place) if ranks is None else ranks
     except DAMAGE as error:
         raise ReleaseRefused(f"{shard.items}: {error}", fault="items") from error
 
 
-def _ranks(items: ItemShard, name: str, place: tuple[int, int]) -> npt.NDArray[np.int32]:
+def _ranks(items: ItemShard, name: str, place: tuple[int, int]) -> Ranks:
     number, shards = place
     ranks = np.full(items.count, -1, np.int32)
     for rank, (row, item_id) in enumerate(items.by_id()):

@@ -82,8 +82,13 @@ def check_encoder_folder(folder: pathlib.Path, expected: EncoderRef, info_file: 
     return info
 
 
-def open_embeddings(file: pathlib.Path, count: int, dimension: int) -> npt.NDArray[np.float32]:
-    """Returns a shard's embeddings, float32 `[count, dimension]`, mapped; raises ReleaseRefused where they aren't."""
+def open_embeddings(
+    file: pathlib.Path, count: int, dimension: int, *, checked: bool = False
+) -> npt.NDArray[np.float32]:
+    """Returns a shard's embeddings, float32 `[count, dimension]`, mapped; raises ReleaseRefused where they aren't.
+
+    checked: whether their lengths are known to be right; else each is looked at.
+    """
     try:
         # An empty file can't be mapped.
         embeddings = np.load(file, mmap_mode="r" if count else None, allow_pickle=False)
@@ -95,7 +100,7 @@ def open_embeddings(file: pathlib.Path, count: int, dimension: int) -> npt.NDArr
             f"{file.name} holds {embeddings.dtype} {embeddings.shape}, expected float32 ({count}, {dimension}).",
             fault="embeddings",
         )
-    for start in range(0, count, _BLOCK):
+    for start in range(0, 0 if checked else count, _BLOCK):
         block = np.asarray(embeddings[start : start + _BLOCK])
         norms = np.sqrt(np.einsum("ij,ij->i", block, block))
         # NaN is near nothing.
