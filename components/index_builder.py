@@ -5,7 +5,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -16,6 +16,11 @@ from tfx.dsl.component.experimental.decorators import component
 
 from components.artifact_files import fetched, stored, stored_folder
 from components.artifacts import Embeddings, VectorIndex
+from components.duplicates.find import FindDuplicates
+from components.duplicates.flow import GroupingOptions
+from components.duplicates.marks import Mark, ShardMarks
+from components.duplicates.options import DuplicateOptions
+from components.duplicates.steps import read_duplicates
 from components.embedding import parts as embedding_parts
 from components.reindex.unchanged import passed_on
 from serving.index import IndexParameters, build_index, choose_parameters
@@ -78,15 +83,16 @@ class BuildShard(beam.DoFn):
     def __init__(self, options: BuildOptions) -> None:
         self._options = options
 
-    def process(self, shard: int) -> Iterator[dict[str, Any]]:
-        options = self._options
+    def process(self, group: tuple[int, Iterable[Mark | None]]) -> Iterator[dict[str, Any]]:
+        shard, options = group[0], self._options
+        marks = ShardMarks(mark for mark in group[1] if mark is not None)
         output = open_store(options.output)
         started = time.monotonic()
         vectors = self._vectors(shard)
         with stored(output, layout.embeddings_file(shard, options.shards)) as path, path.open("wb") as handle:
             np.save(handle, vectors, allow_pickle=False)
         with stored(output, layout.items_file(shard, options.shards)) as path:
-            written = write_items(path, self._items(shard))
+            written = write_items(path, self._items(shard, marks))
         if written != len(vectors):
             raise RuntimeError(
                 f"index shard {shard} must have as many items as embeddings, got {written}, {len(vectors)}."
@@ -111,13 +117,13 @@ class BuildShard(beam.DoFn):
         parts = parts_of_shard(shard, options.shards, options.parts)
         return np.concatenate([embedding_parts.read_vectors(store, report, part) for part in parts])
 
-    def _items(self, shard: int) -> Iterator[Item]:
+    def _items(self, shard: int, marks: ShardMarks) -> Iterator[Item]:
         options = self._options
         store = open_store(options.embeddings)
         for part in parts_of_shard(shard, options.shards, options.parts):
             name = embedding_parts.items_file(part, options.parts)
             with fetched(store, name) as path, contextlib.closing(ItemShard(path)) as items:
-                yield from items
+                yield from marks.marked(part, items)
 
 
 class WriteIndex(beam.DoFn):
@@ -141,6 +147,7 @@ class WriteIndex(beam.DoFn):
             "dimension": self._dimension,
             "encoder_digest": self._encoder["digest"],
             "shards": shards,
+            "duplicates": read_duplicates(self._options.output),
         }
         open_store(self._options.output).write(INDEX, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
@@ -156,6 +163,7 @@ def IndexBuilder(
     index: OutputArtifact[VectorIndex],
     shards: Parameter[int] = 1,
     parameters: Parameter[str] = "",
+    duplicates: Parameter[str] = "",
     code: Parameter[str] = "",
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
@@ -163,6 +171,8 @@ def IndexBuilder(
 
     shards: of the index; must divide the parts of the embeddings. parameters: a JSON object of fields of
     serving.index.IndexParameters that replace the ones chosen for the collection's size and the encoder's family.
+    duplicates: a JSON object of fields of components.duplicates.options.DuplicateOptions: what counts as a
+    near-duplicate.
     code: the fingerprint of our code.
     """
     if passed_on(embeddings.uri, index.uri):
@@ -176,11 +186,17 @@ def IndexBuilder(
     encoder = embedding_parts.read_encoder(store)
     chosen = family_parameters(largest, report.dimension, encoder.get("info", {}).get("family", ""), parameters)
     options = BuildOptions(embeddings.uri, index.uri, len(report.counts), shards, chosen)
+    grouping = GroupingOptions(
+        embeddings.uri, index.uri, len(report.counts), shards, DuplicateOptions.from_json(duplicates)
+    )
     with beam_pipeline as pipeline:
+        inputs = [pipeline | "Shards" >> beam.Create([(shard, None) for shard in range(shards)])]
+        if grouping.duplicates.enabled:
+            inputs.append(pipeline | "FindDuplicates" >> FindDuplicates(grouping))
         _ = (
-            pipeline
-            | "Shards" >> beam.Create(range(shards))
-            | "Spread" >> beam.Reshuffle()
+            inputs
+            | "FlattenInputs" >> beam.Flatten()
+            | "GroupByShard" >> beam.GroupByKey()
             | "BuildShard" >> beam.ParDo(BuildShard(options))
             | "ListShards" >> beam.combiners.ToList()
             | "WriteIndex" >> beam.ParDo(WriteIndex(options, encoder, report.dimension))
