@@ -60,6 +60,17 @@ _SECTIONS = {
         "advise_items": "changed items from which on a reindex is advised",
         "max_items": "upserted items that are taken until then",
     },
+    "fan_out": {
+        "shard_share": "be a leaf: hold part I of N of every release's shards, given as I/N from 0 on",
+        "leaves": "be a root: HOST:PORT of each leaf in the order of their shares, of replicas with commas between",
+        "leaf_seconds": "seconds that a leaf may take at most; then it is left out",
+        "min_coverage": "share of the items that must be searched for an answer, in (0, 1]",
+        "leaf_poll_seconds": "how often to look at the leaves",
+        "leaf_failures": "failures in a row after which a leaf isn't asked",
+        "leaf_pause_seconds": "seconds until it is asked again",
+        "hedge_percentile": "of a leaf's seconds, after which another replica is asked, in [0.5, 1]",
+        "hedge_share": "share of the calls that may ask another replica, in [0, 1]",
+    },
     "security": {
         "tls_cert": "certificate (chain) of the gateway, PEM",
         "tls_key": "its key, PEM",
@@ -69,6 +80,10 @@ _SECTIONS = {
         "encoder_ca": "ask the encoder over TLS; its authority, PEM",
         "encoder_cert": "our certificate for the encoder, PEM",
         "encoder_key": "its key, PEM",
+        "leaf_ca": "ask leaves over TLS; their authority, PEM",
+        "leaf_cert": "our certificate for them, PEM",
+        "leaf_key": "its key, PEM",
+        "leaf_token": "file with the token for them",
     },
     "logs": {
         "log_format": "text or json",
@@ -118,10 +133,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, texts in _SECTIONS.items():
         group = parser.add_argument_group(name)
         for field in dataclasses.fields(SECTIONS[name]):
-            default = "" if field.default is None else f" [{field.default}]"
+            default = "" if field.default in (None, dataclasses.MISSING) else f" [{field.default}]"
             kind = _KINDS.get(field.type, str)
             flag = "--" + field.name.replace("_", "-")
-            if field.type is bool:
+            if field.type == list[str]:
+                group.add_argument(flag, nargs="+", metavar="TEXT", default=absent, help=texts[field.name])
+            elif field.type is bool:
                 group.add_argument(flag, action="store_true", default=absent, help=texts[field.name])
             else:
                 group.add_argument(flag, type=kind, default=absent, help=texts[field.name] + default)

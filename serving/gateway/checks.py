@@ -16,6 +16,7 @@ def check_types(options: Any, prefix: str = "") -> None:
         float: (float, int),
         str | None: (str, type(None)),
         int | None: (int, type(None)),
+        list[str]: (list,),
     }
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)

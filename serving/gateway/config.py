@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from serving.gateway.checks import ConfigError, check_range, check_types, is_loopback
-from serving.gateway.options import Connections, Decoding, Encoding, Limits, Logs, Monitoring, Security, Updates
+from serving.gateway.options import Connections, Decoding, Encoding, FanOut, Limits, Logs, Monitoring, Security, Updates
 
 __all__ = ["ConfigError", "GatewayConfig"]
 
@@ -31,7 +31,7 @@ class GatewayConfig:
     drain_seconds: between NOT_SERVING and refusing connections, for load balancers to notice.
     grace_seconds: that running requests get to finish after that.
     reflection: let tools list the API.
-    limits, connections, encoding, decoding, updates, security, logs, monitoring: see there.
+    limits, connections, encoding, decoding, updates, fan_out, security, logs, monitoring: see there.
     """
 
     serving_root: str
@@ -57,6 +57,7 @@ class GatewayConfig:
     encoding: Encoding = dataclasses.field(default_factory=Encoding)
     decoding: Decoding = dataclasses.field(default_factory=Decoding)
     updates: Updates = dataclasses.field(default_factory=Updates)
+    fan_out: FanOut = dataclasses.field(default_factory=FanOut)
     security: Security = dataclasses.field(default_factory=Security)
     logs: Logs = dataclasses.field(default_factory=Logs)
     monitoring: Monitoring = dataclasses.field(default_factory=Monitoring)
@@ -78,6 +79,13 @@ class GatewayConfig:
         check_range("request_seconds", self.request_seconds, 0.01, 3600)
         check_range("drain_seconds", self.drain_seconds, 0, 3600)
         check_range("grace_seconds", self.grace_seconds, 0, 3600)
+        if self.fan_out.is_leaf and not self.keep_releases:
+            raise ConfigError("keep_releases must be at least 1 for a leaf: roots change over when every leaf has.")
+        if self.updates.allow_updates and (self.fan_out.is_leaf or self.fan_out.is_root):
+            raise ConfigError(
+                "updates.allow_updates: neither a leaf nor a root takes updates. Start a gateway without fan_out over "
+                "the same serving root for them; leaves follow what it takes."
+            )
         missing = self.security.missing()
         if missing and not self.insecure and not is_loopback(self.host):
             raise ConfigError(
@@ -88,7 +96,8 @@ class GatewayConfig:
     @property
     def takes_updates(self) -> bool:
         """Whether upserts and deletes are taken."""
-        return self.updates.allow_updates or self.security.admin_tokens is not None
+        alone = not (self.fan_out.is_leaf or self.fan_out.is_root)
+        return alone and (self.updates.allow_updates or self.security.admin_tokens is not None)
 
     @classmethod
     def load(cls, file: pathlib.Path | None, flags: Mapping[str, Any]) -> "GatewayConfig":
@@ -117,6 +126,7 @@ SECTIONS: dict[str, Any] = {
     "encoding": Encoding,
     "decoding": Decoding,
     "updates": Updates,
+    "fan_out": FanOut,
     "security": Security,
     "logs": Logs,
     "monitoring": Monitoring,

@@ -19,7 +19,7 @@ from serving.search.query import Query, check_batch
 from serving.search.results import BatchResult, EncodeResult, ItemsResult, SearchResult
 from serving.search.view import Method
 
-_METHODS = {
+METHODS = {
     Method.EXACT.name: retrieval_pb2.SEARCH_METHOD_EXACT,
     Method.INDEX.name: retrieval_pb2.SEARCH_METHOD_INDEX,
     Method.EXACT_FILTERED.name: retrieval_pb2.SEARCH_METHOD_EXACT_FILTERED,
@@ -253,7 +253,7 @@ def _answered_by(release_id: str, encoder_version: int, method: str, matching: i
     response = retrieval_pb2.SearchResponse(
         release_id=release_id,
         encoder_version=encoder_version,
-        method=_METHODS[method],
+        method=METHODS[method],
         matching_count=matching,
         coverage=coverage,
         degraded=coverage < 1,

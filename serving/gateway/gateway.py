@@ -14,6 +14,7 @@ import grpc
 from google.protobuf import message_factory
 from grpc_health.v1 import health_pb2_grpc
 
+from lookalike.leaf.v1 import leaf_pb2, leaf_pb2_grpc
 from lookalike.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from serving.encoders.batching import BatchingEncoder
 from serving.encoders.guarded import GuardedEncoder
@@ -23,23 +24,27 @@ from serving.gateway.admission import Admission
 from serving.gateway.config import ConfigError, GatewayConfig
 from serving.gateway.connections import server_options
 from serving.gateway.generic_handlers import GenericHandlers
-from serving.gateway.health import SERVICE, Health
+from serving.gateway.health import Health
 from serving.gateway.interception import LayeredInterceptor
 from serving.gateway.request_log import RequestLog
+from serving.gateway.root import Root
 from serving.gateway.service import RetrievalServicer
 from serving.gateway.shedding import SheddingLayer, kind_of
 from serving.gateway.status import AbortingLayer
 from serving.gateway.watcher import Watcher
-from serving.gateway.wire import ItemPart
 from serving.images import ImageLimits
 from serving.journal.writer import JournalWriter
+from serving.leaves import messages
+from serving.leaves.service import LeafServicer
+from serving.release.items import Item
 from serving.release.layout import CURRENT
 from serving.release.release import Release
 from serving.search.catalog import Catalog
 from serving.search.decoding import Decoder
 from serving.search.embedding import Embedder
-from serving.search.following import Following
+from serving.search.following import Following, NotFollowing
 from serving.search.held import Held
+from serving.search.leaf_search import LeafSearch
 from serving.search.searcher import Searcher
 from serving.search.updates import Updates
 from serving.search.workers import Workers
@@ -67,7 +72,9 @@ class Gateway:
     def __init__(self, config: GatewayConfig, tracing: "Tracing | None" = None) -> None:
         """tracing: in place of what `config.monitoring` says of traces."""
         self._config = config
-        self._telemetry = Telemetry(config.monitoring, tracing)
+        descriptor = _service(leaf=config.fan_out.is_leaf)
+        service = descriptor.full_name
+        self._telemetry = Telemetry(config.monitoring, tracing, descriptor)
         limits = ImageLimits(max_bytes=min(ImageLimits().max_bytes, config.limits.request_bytes))
         try:
             store = open_store(config.serving_root)
@@ -98,11 +105,23 @@ class Gateway:
             pause=encoding.breaker_seconds,
         )
         # These two ask for versions that nobody is served from yet, so they ask the encoder itself.
-        self._following = Following(
-            store, self._held, self._encoder, conversion.render, advise_items=config.updates.advise_items
+        self._root = Root(config, self._telemetry.client_interceptors) if config.fan_out.is_root else None
+        # A leaf's items go as they are to a root, which makes answers of them.
+        self._render: Callable[[Item], Any] = messages.render if config.fan_out.is_leaf else conversion.render
+        self._following = (Following if self._root is None else NotFollowing)(
+            store, self._held, self._encoder, self._render, advise_items=config.updates.advise_items
         )
-        self._watcher = Watcher(store, self._held, self._encoder, self._prepare, self._following, cache=cache)
-        self._health = Health()
+        self._watcher = Watcher(
+            store,
+            self._held,
+            self._encoder,
+            self._prepare,
+            self._following,
+            cache=cache,
+            share=config.fan_out.share,
+            check_time=None if self._root is None else self._root.fan_out.check_held,
+        )
+        self._health = Health(service)
         self._tasks: list[asyncio.Task[None]] = []
         self.admission = Admission(config.limits.in_flight, config.limits.in_flight_bytes)
         self._server = grpc.aio.server(
@@ -110,11 +129,11 @@ class Gateway:
                 LayeredInterceptor(
                     [
                         *self._telemetry.server_layers(
-                            RequestLog(SERVICE, _answers(), config.logs.log_requests),
+                            RequestLog(service, _answers(descriptor), config.logs.log_requests),
                             *access_layers(config.security, config.logs),
-                            SheddingLayer(SERVICE, self.admission, kind_of),
+                            SheddingLayer(service, self.admission, kind_of),
                         ),
-                        AbortingLayer(SERVICE),
+                        AbortingLayer(service),
                     ]
                 )
             ],
@@ -125,11 +144,13 @@ class Gateway:
         )
         self._decoder = Decoder(self._workers, limits, config.decoding)
         embedder = Embedder(self._guarded, self._decoder, self._telemetry.span)
-        retrieval = MeteredRetrieval(
+        retrieval = (MeteredRetrieval if self._root is None else self._root.retrieval)(
             self._held, embedder, self._workers, self._telemetry.span, metrics=self._telemetry.queries
         )
         self._telemetry.watch(self._held, self._watcher, self._workers)
         self._telemetry.add(GuardMetrics(self.admission, self._decoder.processes, batching, self._guarded, self._held))
+        if self._root is not None:
+            self._telemetry.add(self._root.metrics)
         update_metrics = UpdateMetrics()
         self._telemetry.add(update_metrics)
         # A thread and a process of their own: what queries need is theirs.
@@ -146,12 +167,19 @@ class Gateway:
             appended=update_metrics.appended,
         )
         update_metrics.watch(updates, self._following)
-        servicer = RetrievalServicer(retrieval, catalog, updates, config.request_seconds)
         handlers = GenericHandlers(self._server)
-        retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(servicer, handlers)
+        self._leaf: LeafSearch | None = None
+        if config.fan_out.is_leaf:
+            assert config.fan_out.share is not None
+            self._leaf = LeafSearch(self._held, self._workers, config.fan_out.share)
+            leaf_servicer = LeafServicer(self._leaf, config.request_seconds)
+            leaf_pb2_grpc.add_LeafServiceServicer_to_server(leaf_servicer, handlers)
+        else:
+            servicer = RetrievalServicer(retrieval, catalog, updates, config.request_seconds)
+            retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(servicer, handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, handlers)
         if config.reflection:
-            _add_reflection(self._server)
+            _add_reflection(self._server, service)
 
     async def start(self, process: int = 0) -> int:
         """Listens, begins to follow `CURRENT`, and returns the port; process: its number among several on that port.
@@ -176,6 +204,9 @@ class Gateway:
             file = pathlib.Path(self._config.port_file)
             LocalStore(file.parent).write(file.name, f"{port}\n".encode())
         poll = self._config.poll_seconds
+        if self._root is not None:
+            self._spawn(self._root.watch())
+            self._spawn(self._health.watch_coverage(self._covers_enough, self._config.fan_out.leaf_poll_seconds))
         self._spawn(self._watcher.run(poll, self._flipped))
         self._spawn(self._following.run_forever(self._config.updates.journal_seconds))
         self._spawn(self._health.watch_encoder(self._guarded, self._held, poll))
@@ -184,6 +215,8 @@ class Gateway:
     async def drain(self) -> None:
         """Says NOT_SERVING, waits, lets running requests finish, and frees everything."""
         _log.info("draining")
+        if self._leaf is not None:
+            self._leaf.end()
         await self._health.drain()
         await asyncio.sleep(self._config.drain_seconds)
         await self._server.stop(self._config.grace_seconds)
@@ -197,6 +230,8 @@ class Gateway:
             await decoder.processes.close()
         await self._telemetry.close()
         await self._encoder.close()
+        if self._root is not None:
+            await self._root.close()
         self._watcher.close()
         self._held.flip(None)
         if self._temporary is not None:
@@ -206,8 +241,14 @@ class Gateway:
         self._telemetry.flipped(self._held.current)
         await self._health.serving()
 
-    def _prepare(self, release: Release) -> Searcher[ItemPart]:
-        return Searcher(release, conversion.render, cached_items=self._config.cached_items)
+    def _covers_enough(self) -> bool:
+        current = self._held.current
+        if self._root is None or current is None:
+            return False
+        return self._root.fan_out.coverage(current.manifest) >= self._config.fan_out.min_coverage
+
+    def _prepare(self, release: Release) -> Searcher[Any]:
+        return Searcher(release, self._render, cached_items=self._config.cached_items)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         # Held on to: the loop itself keeps only a weak reference.
@@ -254,14 +295,19 @@ async def serve(
     _log.info("stopped")
 
 
-def _answers() -> dict[str, Callable[[bytes], Any]]:
+def _service(*, leaf: bool) -> Any:
+    """Returns the descriptor of what a gateway serves, beside its health."""
+    if leaf:
+        return leaf_pb2.DESCRIPTOR.services_by_name["LeafService"]
+    return retrieval_pb2.DESCRIPTOR.services_by_name["RetrievalService"]
+
+
+def _answers(service: Any) -> dict[str, Callable[[bytes], Any]]:
     """Returns what reads the answers of each method."""
-    service = retrieval_pb2.DESCRIPTOR.services_by_name[SERVICE.rpartition(".")[2]]
     return {m.name: message_factory.GetMessageClass(m.output_type).FromString for m in service.methods}
 
 
-def _add_reflection(server: grpc.aio.Server) -> None:
+def _add_reflection(server: grpc.aio.Server, service: str) -> None:
     from grpc_reflection.v1alpha import reflection
 
-    names = [service.full_name for service in retrieval_pb2.DESCRIPTOR.services_by_name.values()]
-    reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+    reflection.enable_server_reflection([service, reflection.SERVICE_NAME], server)

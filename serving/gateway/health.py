@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from grpc_health.v1 import health, health_pb2
 
@@ -18,18 +19,26 @@ _log = logging.getLogger(__name__)
 class Health:
     """What is told to probes and load balancers. The service stays SERVING while the encoder is away."""
 
-    def __init__(self) -> None:
+    def __init__(self, service: str = SERVICE) -> None:
+        """service: the name under which it is told whether queries are answered."""
+        self._service = service
         self.servicer = health.aio.HealthServicer()
         self._encoder: bool | None = None
 
     async def begin(self) -> None:
         """Says that nothing is served yet; the process itself is alive."""
-        await self._set(SERVICE, False)
+        await self._set(self._service, False)
         await self._set(ENCODER, False)
 
     async def serving(self) -> None:
         """Says that a verified release is served."""
-        await self._set(SERVICE, True)
+        await self._set(self._service, True)
+
+    async def watch_coverage(self, enough: Callable[[], bool], poll_seconds: float) -> None:
+        """Follows whether enough of the served release can be searched elsewhere, until cancelled."""
+        while True:
+            await self._set(self._service, enough())
+            await asyncio.sleep(poll_seconds)
 
     async def drain(self) -> None:
         """Says NOT_SERVING under every name, for good."""

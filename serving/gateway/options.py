@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from serving.gateway.checks import ConfigError, check_range, check_types, is_loopback
+from serving.release.share import WHOLE, Share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,12 +132,75 @@ class Updates:
 
 
 @dataclasses.dataclass(frozen=True)
+class FanOut:
+    """An index in several processes: leaves with some shards each, and a root that holds none and asks them.
+
+    shard_share: makes this gateway a leaf, for a root alone: it holds part I of N of the shards of every release and is
+      given as I/N, such as 0/4 for the first of four.
+    leaves: makes this gateway a root: HOST:PORT of each leaf, in the order of their shares; of a leaf with several
+      replicas HOST:PORT,HOST:PORT.
+    leaf_seconds: the longest that a leaf may take; what is not there then is left out. min_coverage: the share of the
+      items that must have been searched for an answer, in (0, 1]. leaf_poll_seconds: how often leaves are looked at.
+    leaf_failures: in a row, after which a leaf isn't asked for leaf_pause_seconds.
+    hedge_percentile: of a leaf's recent seconds, in [0.5, 1], after which another replica is asked as well;
+      hedge_share: for how many of the calls at most, in [0, 1].
+    """
+
+    shard_share: str | None = None
+    leaves: list[str] = dataclasses.field(default_factory=list)
+    leaf_seconds: float = 1.0
+    min_coverage: float = 0.5
+    leaf_poll_seconds: float = 0.5
+    leaf_failures: int = 3
+    leaf_pause_seconds: float = 1.0
+    hedge_percentile: float = 0.95
+    hedge_share: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_types(self, "fan_out.")
+        if self.shard_share is not None and self.leaves:
+            raise ConfigError("fan_out.shard_share makes a leaf, fan_out.leaves a root: give one of them.")
+        try:
+            _ = self.share
+        except ValueError as error:
+            raise ConfigError(f"fan_out.shard_share: {error}") from error
+        for leaf in self.leaves:
+            if not isinstance(leaf, str) or not all(":" in address for address in leaf.split(",")):
+                raise ConfigError(f"fan_out.leaves must be HOST:PORT or HOST:PORT,HOST:PORT each, got {leaf!r}.")
+        check_range("fan_out.leaf_seconds", self.leaf_seconds, 0.001, 3600)
+        check_range("fan_out.min_coverage", self.min_coverage, 1e-6, 1)
+        check_range("fan_out.leaf_poll_seconds", self.leaf_poll_seconds, 0.01, 60)
+        check_range("fan_out.leaf_failures", self.leaf_failures, 1, 1_000_000)
+        check_range("fan_out.leaf_pause_seconds", self.leaf_pause_seconds, 0.01, 3600)
+        check_range("fan_out.hedge_percentile", self.hedge_percentile, 0.5, 1)
+        check_range("fan_out.hedge_share", self.hedge_share, 0, 1)
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether this gateway answers a root, from some shards."""
+        return self.shard_share is not None
+
+    @property
+    def is_root(self) -> bool:
+        """Whether this gateway asks leaves."""
+        return bool(self.leaves)
+
+    @property
+    def share(self) -> Share | None:
+        """What this gateway loads of a release; None for nothing."""
+        if self.is_root:
+            return None
+        return WHOLE if self.shard_share is None else Share.parse(self.shard_share)
+
+
+@dataclasses.dataclass(frozen=True)
 class Security:
     """Who is let in, by files in PEM and of tokens. All are read again when they change.
 
     tls_cert, tls_key: the gateway's certificate (its chain) and key. client_ca: clients must show a certificate of it.
     read_tokens, admin_tokens: files with the tokens of each role, one a line, after a name where it has one.
     encoder_ca: the encoder is asked over TLS and must show a certificate of it. encoder_cert, encoder_key: our own.
+    leaf_ca, leaf_cert, leaf_key: likewise, where a root asks its leaves. leaf_token: a file with the token for them.
     """
 
     tls_cert: str | None = None
@@ -147,13 +211,19 @@ class Security:
     encoder_ca: str | None = None
     encoder_cert: str | None = None
     encoder_key: str | None = None
+    leaf_ca: str | None = None
+    leaf_cert: str | None = None
+    leaf_key: str | None = None
+    leaf_token: str | None = None
 
     def __post_init__(self) -> None:
         check_types(self, "security.")
         self._check_together("tls_cert", "tls_key")
         self._check_together("encoder_cert", "encoder_key")
+        self._check_together("leaf_cert", "leaf_key")
         self._check_needs("client_ca", "tls_cert", "only TLS carries the certificates of clients")
         self._check_needs("encoder_cert", "encoder_ca", "it says that the encoder is asked over TLS")
+        self._check_needs("leaf_cert", "leaf_ca", "it says that leaves are asked over TLS")
 
     @property
     def encrypts(self) -> bool:

@@ -59,6 +59,7 @@ def kind_of(name: str, data: bytes) -> Kind:
     An image is the first field of the requests that may hold one, and everybody's protobuf writes fields in order. Who
     doesn't is counted as the other kind, and within the same limits.
     """
+    # A leaf's Search holds no image but begins with the same byte: so it can't crowd out the look whether it is there.
     if name == "Search":
         return Kind.IMAGES if data[:1] == b"\x0a" else Kind.PLAIN
     return Kind.IMAGES if name in ("Encode", "BatchSearch", "Upsert", "BatchUpsert") else Kind.PLAIN

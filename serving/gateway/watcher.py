@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from serving.release import layout
 from serving.release.current import read_current
 from serving.release.reader import Release, check_encoder, open_release
+from serving.release.share import WHOLE, Share
 from serving.release.verify import ReleaseRefused
 from serving.search import errors
 from serving.search.encoder import Embeddings, Encoder
@@ -44,10 +45,13 @@ class Watcher:
         following: Following,
         *,
         cache: pathlib.Path | None,
+        share: Share | None = WHOLE,
+        check_time: Callable[[Release, Release | None], Awaitable[None]] | None = None,
     ) -> None:
         """prepare: makes of a release what answers from it. following: brings in what was changed beside it.
 
-        cache: for releases of an object store.
+        cache: for releases of an object store. share: the shards to load, None for none. check_time: raises
+        RetrievalError where it is too early for a release to take over from the one that is served.
         """
         self._store = store
         self._held = held
@@ -55,6 +59,8 @@ class Watcher:
         self._prepare = prepare
         self._following = following
         self._cache = cache
+        self._share = share
+        self._check_time = check_time
         # Opened and verified but for the encoder; kept, because that costs a read of every byte.
         self._candidate: Release | None = None
         self._said = ""
@@ -111,15 +117,19 @@ class Watcher:
             self._forget()
         with contextlib.suppress(errors.ReleaseNotHeld, errors.NoRelease), self._held.take(wanted) as kept:
             await self._check_encoder(kept.release)
+            await self._check(kept.release)
             async with self._following.taking_over(await self._following.load(kept.searcher)):
                 flipped = self._held.flip_back(wanted)
             if flipped:
                 self._served(kept.release, " again")
                 return True
         if self._candidate is None:
-            self._candidate = await _in_thread(lambda: open_release(self._store, wanted, cache=self._cache))
+            self._candidate = await _in_thread(
+                lambda: open_release(self._store, wanted, cache=self._cache, share=self._share)
+            )
         release = self._candidate
         await self._check_encoder(release)
+        await self._check(release)
         searcher = self._prepare(release)
         await _in_thread(searcher.warm)
         async with self._following.taking_over(await self._following.load(searcher)):
@@ -132,6 +142,10 @@ class Watcher:
         self._said = ""
         name, encoder, count = release.manifest.release_id, release.manifest.encoder, release.manifest.index.count
         _log.info("serving release %s%s: %d items, encoder %s/%d", name, again, count, encoder.model, encoder.version)
+
+    async def _check(self, release: Release) -> None:
+        if self._check_time is not None:
+            await self._check_time(release, self._held.current)
 
     async def _check_encoder(self, release: Release) -> None:
         encode = self._encode_from_thread(release)

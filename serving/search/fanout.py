@@ -32,9 +32,20 @@ class Gathered(NamedTuple):
 class FanOut:
     """Belongs to an event loop. leaves: one for each share, in their order."""
 
-    def __init__(self, leaves: Sequence[ReplicatedLeaf], *, seconds: float, min_coverage: float) -> None:
-        """seconds: the longest that a leaf may take. min_coverage: below it there is no answer, in (0, 1]."""
+    def __init__(
+        self,
+        leaves: Sequence[ReplicatedLeaf],
+        *,
+        seconds: float,
+        min_coverage: float,
+        covered: Callable[[float], None] = lambda coverage: None,
+    ) -> None:
+        """seconds: the longest that a leaf may take. min_coverage: below it there is no answer, in (0, 1].
+
+        covered: told the coverage of each search, 0 where no leaf answered.
+        """
         self.leaves = leaves
+        self._covered = covered
         self._seconds = seconds
         self.min_coverage = min_coverage
 
@@ -53,10 +64,12 @@ class FanOut:
         asked = [leaf for leaf in self.leaves if leaf.share.shards(len(manifest.index.shards))]
         outcomes = await self._ask_each(asked, ask, release_id, deadline, hedged=hedged)
         answered = {leaf: outcome for leaf, outcome in outcomes.items() if not isinstance(outcome, Exception)}
-        coverage = _coverage(list(answered), manifest)
+        # Shards may be empty, and every bit of a sum of others must not matter.
+        coverage = 1.0 if len(answered) == len(asked) else _coverage(list(answered), manifest)
+        self._covered(coverage)
         if not answered or coverage < self.min_coverage:
             raise _too_low(coverage, self.min_coverage, outcomes)
-        return Gathered(list(answered.values()), 1.0 if len(answered) == len(asked) else coverage)
+        return Gathered(list(answered.values()), coverage)
 
     async def items(
         self, item_ids: Sequence[str], manifest: Manifest, deadline: Deadline, *, thumbnails: bool, embeddings: bool

@@ -242,6 +242,23 @@ class Following:
             _log.warning("%s", text, exc_info=unexpected)
 
 
+class NotFollowing(Following):
+    """Where no shard is loaded nothing is searched beside it either: reads no journal."""
+
+    async def load(self, searcher: Searcher[Any]) -> Loaded:
+        """See Following."""
+        watermark = searcher.release.manifest.watermark
+        return Loaded(OverlayBuilder(searcher, self._render), JournalReader(self._store, watermark))
+
+    @contextlib.asynccontextmanager
+    async def taking_over(self, loaded: Loaded) -> AsyncIterator[None]:
+        """See Following."""
+        yield
+
+    async def poll(self) -> None:
+        """See Following."""
+
+
 def _drop(holding: Holding, job: Any) -> None:
     holding.drop()
 

@@ -29,6 +29,10 @@ ROLES: Mapping[str, Role | None] = {
     f"/{SERVICE}/BatchUpsert": Role.ADMIN,
     f"/{SERVICE}/Delete": Role.ADMIN,
     f"/{SERVICE}/BatchDelete": Role.ADMIN,
+    # A leaf answers roots alone, with what Search and GetItem give, and embeddings.
+    "/lookalike.leaf.v1.LeafService/Search": Role.READ,
+    "/lookalike.leaf.v1.LeafService/GetItems": Role.READ,
+    "/lookalike.leaf.v1.LeafService/GetStatus": Role.READ,
     # Probes and load balancers have no token, and learn only whether it is up.
     "/grpc.health.v1.Health/Check": None,
     "/grpc.health.v1.Health/Watch": None,

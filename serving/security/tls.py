@@ -44,6 +44,23 @@ def encoder_credentials(security: Security) -> Fresh[Any] | None:
     return _fresh(files, lambda: channel_credentials(ca, cert, key), "the certificates for the encoder")
 
 
+def leaf_credentials(security: Security) -> Fresh[Any] | None:
+    """Returns what a leaf is asked with; None where it is asked in the clear. Raises ConfigError."""
+    if security.leaf_ca is None:
+        return None
+    ca, cert, key = security.leaf_ca, security.leaf_cert, security.leaf_key
+    files = [file for file in (ca, cert, key) if file is not None]
+    return _fresh(files, lambda: channel_credentials(ca, cert, key), "the certificates for the leaves")
+
+
+def leaf_token(security: Security) -> Fresh[str] | None:
+    """Returns the token that leaves are asked with; None where there is none. Raises ConfigError."""
+    if security.leaf_token is None:
+        return None
+    file = security.leaf_token
+    return _fresh([file], lambda: _token(file), "the token for the leaves")
+
+
 def channel_credentials(ca: str | None, cert: str | None, key: str | None) -> Any:
     """Returns the credentials of a client. ca: None for the authorities that everybody trusts.
 
@@ -63,6 +80,13 @@ def _fresh(files: list[str], make: Any, what: str) -> Fresh[Any]:
         return Fresh(files, make, failed=lambda error: _log.error("%s can't be renewed: %s", what, error))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{what} can't be used: {error}") from error
+
+
+def _token(file: str) -> str:
+    words = pathlib.Path(file).read_text().split()
+    if not 1 <= len(words) <= 2:
+        raise ValueError(f"{file} must hold one token, alone or after a name.")
+    return words[-1]
 
 
 def _read(file: str) -> bytes:

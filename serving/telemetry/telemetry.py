@@ -2,12 +2,11 @@
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lookalike.retrieval.v1 import retrieval_pb2
 from serving.encoders.tfserving import TfServingEncoder
 from serving.gateway.checks import ConfigError
-from serving.gateway.health import SERVICE
 from serving.gateway.interception import Layer
 from serving.gateway.options import Monitoring
 from serving.gateway.watcher import Watcher
@@ -37,13 +36,18 @@ class Telemetry:
     the encoder.
     """
 
-    def __init__(self, options: Monitoring, tracing: "Tracing | None" = None) -> None:
-        """tracing: in place of one to options.trace_endpoint."""
+    def __init__(
+        self,
+        options: Monitoring,
+        tracing: "Tracing | None" = None,
+        service: Any = retrieval_pb2.DESCRIPTOR.services_by_name["RetrievalService"],
+    ) -> None:
+        """tracing: in place of one to options.trace_endpoint. service: the descriptor of what is served."""
+        self._service = service.full_name
         self._options = options
         self._drift = ReleaseDrift()
         self.queries = QueryMetrics(self._drift.scored)
-        methods = retrieval_pb2.DESCRIPTOR.services_by_name[SERVICE.rpartition(".")[2]].methods
-        self.rpcs = RpcMetrics(SERVICE, [method.name for method in methods])
+        self.rpcs = RpcMetrics(self._service, [method.name for method in service.methods])
         self._sources: list[Source] = [self.rpcs, self.queries, self._drift]
         self._releases: ReleaseMetrics | None = None
         self._reconstructions: Reconstructions | None = None
@@ -56,7 +60,7 @@ class Telemetry:
 
     def server_layers(self, *guards: Layer) -> list[Layer]:
         """Returns the layers around `guards`, and inside of them: all is counted, and what was let in is traced."""
-        traced = [] if self._tracing is None else [self._tracing.server_layer(SERVICE)]
+        traced = [] if self._tracing is None else [self._tracing.server_layer(self._service)]
         return [self.rpcs, *guards, *traced]
 
     def metered(self, encoder: TfServingEncoder) -> MeteredEncoder:

@@ -29,7 +29,9 @@ class Collection:
         self._releases: dict[str, tuple[list[str], np.ndarray]] = {}
         root.mkdir(parents=True, exist_ok=True)
 
-    def publish(self, *, seed: int = 0, count: int | None = None, flip: str = "", **options: Any) -> str:
+    def publish(
+        self, *, seed: int = 0, count: int | None = None, flip: str = "", shards: int = 2, **options: Any
+    ) -> str:
         """Publishes the first `count` images, embedded with the weights of `seed`; returns the release id.
 
         Each seed is an encoder version of its own, from 1 on. flip: a part of the release to flip a byte in.
@@ -44,7 +46,7 @@ class Collection:
             self._staging / f"work-{len(self._releases)}",
             items=[self._item(name) for name in names],
             embeddings=embeddings,
-            shards=2,
+            shards=shards,
             encoder_seed=seed,
             probes=[Probe(image, answer) for image, answer in zip(probes, answers, strict=True)],
             clock=lambda: 1.0,

@@ -1,0 +1,1 @@
+"""The wire between a root and its leaves: lookalike.leaf.v1."""
