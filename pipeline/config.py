@@ -96,6 +96,20 @@ class EvaluationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DuplicatesConfig:
+    """What the build groups as near-duplicates: where hashes of what images look like differ in at most `hamming` of 64
+    bits, and the cosine of their embeddings is at least `cosine`."""
+
+    enabled: bool = True
+    hamming: int = 10
+    cosine: float = 0.9
+
+    def __post_init__(self) -> None:
+        require(0 <= self.hamming < 64, f"index.duplicates.hamming must be in [0, 64), got {self.hamming}.")
+        require(-1.0 <= self.cosine <= 1.0, f"index.duplicates.cosine must be in [-1, 1], got {self.cosine}.")
+
+
+@dataclasses.dataclass(frozen=True)
 class IndexConfig:
     """How the index is built. kind: `auto` chooses by the number of items. parameters: see serving.index."""
 
@@ -103,6 +117,7 @@ class IndexConfig:
     kind: str = "auto"
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     min_recall: float = 0.99
+    duplicates: DuplicatesConfig = dataclasses.field(default_factory=DuplicatesConfig)
 
     def __post_init__(self) -> None:
         kinds = ("auto", *KINDS)

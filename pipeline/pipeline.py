@@ -134,6 +134,7 @@ def create_training_pipeline(config: PipelineConfig, *, metadata: Any = None, ru
         embeddings=embedder.outputs["embeddings"],
         shards=config.index.shards,
         parameters=index_parameters(config.index),
+        duplicates=json.dumps(dataclasses.asdict(config.index.duplicates), sort_keys=True),
         code=code,
     )
     index_evaluator = IndexEvaluator(

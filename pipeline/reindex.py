@@ -58,6 +58,7 @@ def create_reindex_pipeline(
         embeddings=embedder.outputs["embeddings"],
         shards=config.index.shards,
         parameters=index_parameters(config.index),
+        duplicates=json.dumps(dataclasses.asdict(config.index.duplicates), sort_keys=True),
         code=code,
     )
     index_evaluator = IndexEvaluator(
