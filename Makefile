@@ -83,6 +83,7 @@ locks: setup  ## Resolve the inputs in requirements/ anew
 	cd requirements && ../.venv/bootstrap/bin/uv pip compile -q --python-version 3.10 --universal --generate-hashes dev.in -c pipeline.lock -c serving.lock -o dev.lock
 	cd requirements && ../.venv/bootstrap/bin/uv pip compile -q --python-version 3.11 --python-platform x86_64-manylinux_2_39 --generate-hashes pipeline-311.in -c dev.lock -o pipeline-311.lock
 	cd requirements && ../.venv/bootstrap/bin/uv pip compile -q --python-version 3.10 --universal --generate-hashes bench.in -o bench.lock
+	cd requirements && echo hnswlib | ../.venv/bootstrap/bin/uv pip compile -q --python-version 3.10 --universal --no-deps --generate-hashes - -o hnswlib.lock
 	cd requirements && ../.venv/bootstrap/bin/uv pip compile -q --python-version 3.10 --universal --generate-hashes checks.in -o checks.lock
 
 clean:  ## Remove the demo and the environments
