@@ -19,10 +19,11 @@ from lookalike.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from serving.encoders.batching import BatchingEncoder
 from serving.encoders.guarded import GuardedEncoder
 from serving.encoders.tfserving import TfServingEncoder
-from serving.gateway import conversion
+from serving.gateway import conversion, wire
 from serving.gateway.admission import Admission
 from serving.gateway.config import ConfigError, GatewayConfig
 from serving.gateway.connections import server_options
+from serving.gateway.examination import Examiner
 from serving.gateway.generic_handlers import GenericHandlers
 from serving.gateway.health import Health
 from serving.gateway.interception import LayeredInterceptor
@@ -111,6 +112,13 @@ class Gateway:
         self._following = (Following if self._root is None else NotFollowing)(
             store, self._held, self._encoder, self._render, advise_items=config.updates.advise_items
         )
+        examiner = Examiner(
+            store,
+            cache=cache,
+            share=config.fan_out.share,
+            items=config.cached_items,
+            finish=bytes if config.fan_out.is_leaf else wire.item,
+        )
         self._watcher = Watcher(
             store,
             self._held,
@@ -120,6 +128,7 @@ class Gateway:
             cache=cache,
             share=config.fan_out.share,
             check_time=None if self._root is None else self._root.fan_out.check_held,
+            examiner=examiner,
         )
         self._health = Health(service)
         self._tasks: list[asyncio.Task[None]] = []

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
+from serving.gateway.examination import Examined, Examiner
 from serving.release import layout
 from serving.release.current import read_current
 from serving.release.reader import Release, check_encoder, open_release
@@ -47,11 +48,13 @@ class Watcher:
         cache: pathlib.Path | None,
         share: Share | None = WHOLE,
         check_time: Callable[[Release, Release | None], Awaitable[None]] | None = None,
+        examiner: Examiner | None = None,
     ) -> None:
         """prepare: makes of a release what answers from it. following: brings in what was changed beside it.
 
         cache: for releases of an object store. share: the shards to load, None for none. check_time: raises
-        RetrievalError where it is too early for a release to take over from the one that is served.
+        RetrievalError where it is too early for a release to take over from the one that is served. examiner: looks at
+        a release while another one is served; without it this process does, and those who ask feel it.
         """
         self._store = store
         self._held = held
@@ -61,6 +64,8 @@ class Watcher:
         self._cache = cache
         self._share = share
         self._check_time = check_time
+        self._examiner = examiner
+        self._examined: Examined | None = None
         # Opened and verified but for the encoder; kept, because that costs a read of every byte.
         self._candidate: Release | None = None
         self._said = ""
@@ -99,6 +104,8 @@ class Watcher:
 
     def close(self) -> None:
         """Closes what was opened and not flipped to."""
+        if self._examiner is not None:
+            self._examiner.close()
         self._forget()
 
     def _read_current(self) -> str:
@@ -124,19 +131,35 @@ class Watcher:
                 self._served(kept.release, " again")
                 return True
         if self._candidate is None:
-            self._candidate = await _in_thread(
-                lambda: open_release(self._store, wanted, cache=self._cache, share=self._share)
-            )
+            self._candidate = await self._opened(wanted)
         release = self._candidate
         await self._check_encoder(release)
         await self._check(release)
         searcher = self._prepare(release)
-        await _in_thread(searcher.warm)
+        await _in_thread(lambda: self._warm(searcher))
         async with self._following.taking_over(await self._following.load(searcher)):
-            self._candidate = None
+            self._candidate = self._examined = None
             self._held.flip(searcher)
         self._served(release, "")
         return True
+
+    async def _opened(self, wanted: str) -> Release:
+        def opened() -> Release:
+            examined = None
+            # Where nothing is served nobody waits for this process, and it is sooner done.
+            if self._examiner is not None and self._held.current is not None:
+                with self._held.take() as served:
+                    examined = self._examiner.examine(wanted, served.searcher)
+            self._examined = examined
+            checked = None if examined is None else examined.checked
+            return open_release(self._store, wanted, cache=self._cache, share=self._share, checked=checked)
+
+        return await _in_thread(opened)
+
+    def _warm(self, searcher: Searcher[Any]) -> None:
+        if self._examiner is not None and self._examined is not None:
+            self._examiner.prepare(searcher, self._examined)
+        searcher.warm()
 
     def _served(self, release: Release, again: str) -> None:
         self._said = ""
@@ -171,6 +194,7 @@ class Watcher:
 
     def _forget(self) -> None:
         candidate, self._candidate = self._candidate, None
+        self._examined = None
         if candidate is not None:
             candidate.close()
 

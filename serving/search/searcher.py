@@ -126,10 +126,16 @@ class Searcher(Generic[T]):
         if missing:
             read = [self._render(item) for item in self.release.items(missing)]
             found.update(zip(missing, read, strict=True))
-            self._remember(missing, read)
+            self.remember(missing, read)
         return [found[row] for row in rows]  # type: ignore[misc]  # none is missing any more
 
-    def _remember(self, rows: Sequence[int], items: Sequence[T]) -> None:
+    def remembered(self) -> list[int]:
+        """Returns the rows whose items are kept ready for answers, in the order in which they came."""
+        with self._lock:
+            return list(self._items)
+
+    def remember(self, rows: Sequence[int], items: Sequence[T]) -> None:
+        """Keeps the items of some rows, as answers hold them, ready for answers."""
         with self._lock:
             self._items.update(zip(rows, items, strict=True))
             # What came first goes first: to keep count of what is asked for would make every search slower.
