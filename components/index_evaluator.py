@@ -17,8 +17,9 @@ from components.artifact_files import fetched, fetched_folder, stored
 from components.artifacts import Embeddings, IndexEvaluation, VectorIndex
 from components.embedding import parts as embedding_parts
 from components.embedding.parts import EmbeddingsReport, open_vectors
-from components.index_builder import parts_of_shard, read_index, shard_counts
+from components.index_builder import read_index
 from components.index_plot import plot_evaluation
+from components.index_shards import parts_of_shard, shard_counts
 from components.reindex.unchanged import passed_on
 from serving.index import ExactIndex, Index, IndexParameters, load_index
 from serving.release.distribution import Distribution
@@ -247,6 +248,7 @@ def evaluate(
     evaluation = {
         "kind": index["kind"],
         "parameters": index["parameters"],
+        "tuning": index["tuning"],
         "count": index["count"],
         "dimension": index["dimension"],
         "shards": shards,

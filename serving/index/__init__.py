@@ -3,7 +3,7 @@
 from serving.index.calibration import build_for, calibrate
 from serving.index.choice import Choice
 from serving.index.exact import ExactIndex
-from serving.index.folder import PARAMETERS_FILE, read_parameters
+from serving.index.folder import PARAMETERS_FILE, parameters_json, read_parameters
 from serving.index.hamming import HammingIndex, pack_codes
 from serving.index.held_out import HeldOut
 from serving.index.index import Embeddings, Index, Rows
@@ -39,6 +39,7 @@ __all__ = [
     "frontier",
     "load_index",
     "pack_codes",
+    "parameters_json",
     "read_parameters",
     "search_parameters",
     "sweep",

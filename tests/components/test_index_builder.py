@@ -11,10 +11,9 @@ from components.index_builder import (
     IndexBuilder,
     family_parameters,
     override_parameters,
-    parts_of_shard,
     read_index,
-    shard_counts,
 )
+from components.index_shards import parts_of_shard, shard_counts
 from serving.index import IndexParameters, load_index
 from serving.release import layout
 from serving.release.items import ItemShard
@@ -91,7 +90,7 @@ def test_no_items_are_no_index(tmp_path):
 @pytest.mark.parametrize("shards", [0, 3, 5])
 def test_shards_must_divide_the_parts(shards):
     with pytest.raises(ValueError, match=f"must divide the 4 parts of the embeddings, got {shards}"):
-        BuildOptions("in", "out", 4, shards, IndexParameters())
+        BuildOptions("in", "out", 4, shards)
 
 
 @pytest.mark.parametrize(
