@@ -71,6 +71,7 @@ setup(
             "schedule = pipeline.commands.schedule [pipeline]",
             "demo = pipeline.commands.demo [pipeline]",
             "serve = pipeline.commands.serve [pipeline]",
+            "workers = pipeline.commands.workers [pipeline]",
             "model-server = serving.model_server.command [pipeline]",
             "gateway = serving.commands.gateway [serving]",
             "health = serving.commands.health [client]",

@@ -1,0 +1,84 @@
+"""Beam jobs for a pool to run, and the options that send them there."""
+
+import os
+import pathlib
+import signal
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.options.pipeline_options import PipelineOptions
+
+ROOT = pathlib.Path(__file__).parents[3]
+
+
+def options(address: str) -> list[str]:
+    """Returns Beam's options for a job that its own runner divides, and the pool at `address` works on."""
+    return [
+        "--runner=PortableRunner",
+        "--job_endpoint=embed",
+        "--environment_type=EXTERNAL",
+        f"--environment_config={address}",
+    ]
+
+
+class Square(beam.DoFn):
+    """Squares numbers, and counts them. At 13 its process is killed, as often as there are files in `lives`."""
+
+    def __init__(self, lives: str) -> None:
+        self._lives = pathlib.Path(lives)
+        self._counter = Metrics.counter("test", "squared")
+
+    def process(self, number: int, offset: int):
+        if number == 13:
+            for life in self._lives.iterdir():
+                life.unlink()
+                os.kill(os.getpid(), signal.SIGKILL)
+        self._counter.inc()
+        yield number % 3, (number * number + offset, os.getpid())
+
+
+class Refuse(beam.DoFn):
+    """Raises on one of the numbers."""
+
+    def process(self, number: int):
+        if number == 13:
+            raise ValueError("thirteen is refused")
+        yield number
+
+
+class Remember(beam.DoFn):
+    """Keeps state, which no pool can divide."""
+
+    SEEN = beam.transforms.userstate.CombiningValueStateSpec("seen", sum)
+
+    def process(self, pair, seen=beam.DoFn.StateParam(SEEN)):
+        seen.add(1)
+        yield pair
+
+
+def run_squares(args: list[str], numbers: int, lives: pathlib.Path, output: pathlib.Path) -> dict[int, list]:
+    """Squares the numbers below `numbers`, plus a side input of 1000; returns [(square, pid)] by remainder of 3."""
+    pipeline = beam.Pipeline(options=PipelineOptions(args))
+    offset = beam.pvalue.AsSingleton(pipeline | "Offset" >> beam.Create([1000]))
+    _ = (
+        pipeline
+        | "Numbers" >> beam.Create(range(numbers))
+        | "Spread" >> beam.Reshuffle()
+        | "Square" >> beam.ParDo(Square(str(lives)), offset)
+        | "Group" >> beam.GroupByKey()
+        | "Write" >> beam.Map(write_group, str(output))
+    )
+    result = pipeline.run()
+    result.wait_until_finish()
+    [counter] = result.metrics().query(beam.metrics.MetricsFilter().with_name("squared"))["counters"]
+    assert counter.committed == numbers
+    groups = {}
+    for file in output.iterdir():
+        groups[int(file.name)] = [tuple(map(int, line.split())) for line in file.read_text().splitlines()]
+    return groups
+
+
+def write_group(group, folder: str) -> None:
+    """Writes a group's (square, pid) pairs to the file that its key names."""
+    key, pairs = group
+    (pathlib.Path(folder) / str(key)).write_text("".join(f"{square} {pid}\n" for square, pid in pairs))
