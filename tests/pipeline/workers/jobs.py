@@ -51,7 +51,7 @@ class Remember(beam.DoFn):
 
     SEEN = beam.transforms.userstate.CombiningValueStateSpec("seen", sum)
 
-    def process(self, pair, seen=beam.DoFn.StateParam(SEEN)):
+    def process(self, pair, seen=beam.DoFn.StateParam(SEEN)):  # noqa: B008 (so Beam has it)
         seen.add(1)
         yield pair
 
