@@ -10,12 +10,12 @@ from typing import Any
 import yaml
 
 from pipeline.encoder_config import EncoderConfig
+from pipeline.index_config import IndexConfig
 from pipeline.kubeflow_config import KubeflowConfig
 from pipeline.option_checks import ConfigError as ConfigError
 from pipeline.option_checks import require
 from pipeline.reindex_config import ReindexConfig
 from pipeline.retention_config import RetentionConfig
-from serving.index.parameters import KINDS
 
 SCHEDULES = ("constant", "inverse_time", "cosine")
 STRATEGIES = ("", "mirrored", "multi_worker")
@@ -93,37 +93,6 @@ class EvaluationConfig:
         for name in ("pca_tolerance", "served_tolerance"):
             value = getattr(self, name)
             require(0.0 <= value <= 1.0, f"evaluation.{name} must be in [0, 1], got {value}.")
-
-
-@dataclasses.dataclass(frozen=True)
-class DuplicatesConfig:
-    """What the build groups as near-duplicates: where hashes of what images look like differ in at most `hamming` of 64
-    bits, and the cosine of their embeddings is at least `cosine`."""
-
-    enabled: bool = True
-    hamming: int = 10
-    cosine: float = 0.9
-
-    def __post_init__(self) -> None:
-        require(0 <= self.hamming < 64, f"index.duplicates.hamming must be in [0, 64), got {self.hamming}.")
-        require(-1.0 <= self.cosine <= 1.0, f"index.duplicates.cosine must be in [-1, 1], got {self.cosine}.")
-
-
-@dataclasses.dataclass(frozen=True)
-class IndexConfig:
-    """How the index is built. kind: `auto` chooses by the number of items. parameters: see serving.index."""
-
-    shards: int = 1
-    kind: str = "auto"
-    parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    min_recall: float = 0.99
-    duplicates: DuplicatesConfig = dataclasses.field(default_factory=DuplicatesConfig)
-
-    def __post_init__(self) -> None:
-        kinds = ("auto", *KINDS)
-        require(self.kind in kinds, f"index.kind must be one of {kinds}, got {self.kind!r}.")
-        require(self.shards >= 1, f"index.shards must be at least 1, got {self.shards}.")
-        require(0.0 <= self.min_recall <= 1.0, f"index.min_recall must be in [0, 1], got {self.min_recall}.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,9 @@ from components.publisher import Publisher
 from components.schema_gate import SchemaGate
 from components.serving_validator import ServingValidator
 from components.trainer import Trainer
-from pipeline.config import EvaluationConfig, IndexConfig, IngestConfig, PipelineConfig
+from pipeline.config import EvaluationConfig, IngestConfig, PipelineConfig
 from pipeline.encoder_config import RECONSTRUCTING
+from pipeline.index_config import IndexConfig
 from serving.images import ImageLimits
 
 
@@ -135,6 +136,7 @@ def create_training_pipeline(config: PipelineConfig, *, metadata: Any = None, ru
         shards=config.index.shards,
         parameters=index_parameters(config.index),
         duplicates=json.dumps(dataclasses.asdict(config.index.duplicates), sort_keys=True),
+        tuning=index_tuning(config.index),
         code=code,
     )
     index_evaluator = IndexEvaluator(
@@ -202,6 +204,14 @@ def index_parameters(index: IndexConfig) -> str:
     if index.kind != "auto":
         stated["kind"] = index.kind
     return json.dumps(stated, sort_keys=True)
+
+
+def index_tuning(index: IndexConfig) -> str:
+    """Returns the options of components.tuning.options.TuningOptions that the config states, as JSON."""
+    search = dataclasses.asdict(index.tuning)
+    method = search.pop("method")
+    value = {"method": method, "target": index.recall_target, "bytes_per_item": index.bytes_per_item, "search": search}
+    return json.dumps(value, sort_keys=True)
 
 
 def evaluation_config(evaluation: EvaluationConfig, *, labelled: bool) -> tfma.EvalConfig:

@@ -14,7 +14,7 @@ from components.index_evaluator import IndexEvaluator
 from components.publisher import Publisher
 from components.release_encoder import ReleaseEncoder
 from pipeline.config import PipelineConfig
-from pipeline.pipeline import index_parameters, ingest_options
+from pipeline.pipeline import index_parameters, index_tuning, ingest_options
 
 
 def create_reindex_pipeline(
@@ -59,6 +59,8 @@ def create_reindex_pipeline(
         shards=config.index.shards,
         parameters=index_parameters(config.index),
         duplicates=json.dumps(dataclasses.asdict(config.index.duplicates), sort_keys=True),
+        tuning=index_tuning(config.index),
+        base=base,
         code=code,
     )
     index_evaluator = IndexEvaluator(
