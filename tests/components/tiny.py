@@ -84,16 +84,22 @@ def make_examples(folder, pictures, shards=4):
 
 
 class TinyEncoder(tf.Module):
-    """Projects the pixels of PNGs. It writes the size of every batch into a file: how often it was really asked."""
+    """Projects the pixels of PNGs. It writes the size of every batch into a file: how often it was really asked.
 
-    def __init__(self, seed: int, log: pathlib.Path) -> None:
+    gate: a file without which it does not answer, empty for none.
+    """
+
+    def __init__(self, seed: int, log: pathlib.Path, gate: str = "") -> None:
         super().__init__()
         self.weights = tf.Variable(np.random.default_rng(seed).normal(size=(SIDE * SIDE, DIMENSION)), dtype=tf.float32)
         self._log = f"file://{log}"
+        self._gate = gate
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
     def embed(self, image_bytes):
         tf.print(tf.shape(image_bytes)[0], output_stream=self._log)
+        if self._gate:
+            tf.while_loop(lambda _: tf.size(tf.io.matching_files(self._gate)) == 0, lambda n: (n,), [0])
         pixels = tf.map_fn(self._decode, image_bytes, fn_output_signature=tf.TensorSpec([SIDE * SIDE], tf.float32))
         return {"embedding": tf.math.l2_normalize(pixels @ self.weights, axis=1)}
 
@@ -118,10 +124,10 @@ class Encoder:
         return [int(line) for line in text.split()]
 
 
-def make_encoder(folder, seed=0, normalised=True):
+def make_encoder(folder, seed=0, normalised=True, gate=""):
     """Makes a complete encoder, blessed, in `folder`."""
     log = folder.with_name(f"{folder.name}.calls")
-    module = TinyEncoder(seed, log)
+    module = TinyEncoder(seed, log, gate)
     artifact = standard_artifacts.InfraBlessing()
     artifact.uri = str(folder)
     artifact.set_int_custom_property("blessed", 1)
