@@ -3,10 +3,10 @@
 Only (sha256, part, row, record) and vectors are shuffled, in arrays; images never are, because a runner may keep every
 shuffle in memory. Whoever needs images streams them from their file:
 
-    read items    per part: write the items, group what they contain by the first digits of its sha256
-    look up       per group: the first record of each content owns it; what the cache holds is done
-    encode        per part: stream the images it owns through the encoder
-    write         per part: put the vectors where their items are
+    read contents  per part: group what its items contain by the first digits of its sha256
+    look up        per group: the first record of each content owns it; what the cache holds is done
+    encode         per part: write the items, and stream the images it owns through the encoder, both at the same time
+    write          per part: put the vectors where their items are
 """
 
 import json
@@ -24,10 +24,12 @@ from tfx.utils import path_utils
 from components.artifact_files import fetched_folder
 from components.artifacts import BaseRelease, Embeddings
 from components.embedding import parts as embedding_parts
+from components.embedding.encoding import EncodePart
 from components.embedding.example_shards import ExampleShard, list_shards
 from components.embedding.flow import EmbedOptions
+from components.embedding.lookup import LookUp, ReadContents
 from components.embedding.parts import EmbeddingsReport
-from components.embedding.steps import AddToCache, Encode, LookUp, ReadItems, WritePart, WriteReport
+from components.embedding.writing import AddToCache, WritePart, WriteReport
 from components.reindex.base import read_base
 from components.reindex.unchanged import passed_on
 from serving.release.encoder_info import EncoderInfo, list_files, tree_digest
@@ -51,21 +53,22 @@ class EmbedExamples(beam.PTransform):
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
         options, parts = self._options, len(self._shards)
-        read = shards | "ReadItems" >> beam.ParDo(ReadItems(options, parts)).with_outputs("contents", main="items")
         looked_up = (
-            read.contents
+            shards
+            | "ReadContents" >> beam.ParDo(ReadContents(parts))
             | "GroupByPrefix" >> beam.GroupByKey()
             | "LookUp" >> beam.ParDo(LookUp(options)).with_outputs("misses", "counts", main="vectors")
         )
+        keyed = shards | "KeyByPart" >> beam.Map(lambda shard: (shard.shard, shard))
         encoded = (
-            looked_up.misses
-            | "GroupByOwner" >> beam.GroupByKey()
-            | "Encode" >> beam.ParDo(Encode(options, self._shards)).with_outputs("new", "counts", main="vectors")
+            {"shards": keyed, "misses": looked_up.misses}
+            | "GroupByOwner" >> beam.CoGroupByKey()
+            | "Encode" >> beam.ParDo(EncodePart(options, parts)).with_outputs("items", "new", "counts", main="vectors")
         )
         _ = encoded.new | "GroupNew" >> beam.GroupByKey() | "AddToCache" >> beam.ParDo(AddToCache(options))
         vectors = (looked_up.vectors, encoded.vectors) | "FlattenVectors" >> beam.Flatten()
         reports = (
-            {"items": read["items"], "vectors": vectors}
+            {"items": encoded["items"], "vectors": vectors}
             | "JoinVectors" >> beam.CoGroupByKey()
             | "WritePart" >> beam.ParDo(WritePart(options, parts))
         )
@@ -120,6 +123,7 @@ def Embedder(
     base: InputArtifact[BaseRelease] = None,
     serving_root: Parameter[str] = "",
     batch_size: Parameter[int] = 256,
+    threads: Parameter[int] = 0,
     max_failed_share: Parameter[float] = 0.01,
     code: Parameter[str] = "",
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
@@ -128,6 +132,7 @@ def Embedder(
 
     base: of a reindex: the release that holds what `examples` keep of it, with its embeddings and thumbnails.
     serving_root: whose embeddings cache is read and added to; empty for none. batch_size: images per call.
+    threads: that each worker keeps busy, 0 for as many as there are cores; 1 where there is a worker for each core.
     max_failed_share: of the items, in [0, 1]; more refused images than this fail the run.
     code: the fingerprint of our code.
     """
@@ -142,6 +147,7 @@ def Embedder(
     options = EmbedOptions(
         *(encoder, digest, info.dimension, embeddings.uri, serving_root, batch_size, examples.uri),
         base=None if base is None else read_base(base.uri),
+        threads=threads,
     )
     store = open_store(embeddings.uri)
     store.write(embedding_parts.ENCODER, encoder_json(info, digest))

@@ -4,11 +4,9 @@ Its files are those of serving.release.cached_embeddings. A run only ever adds s
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-import numpy as np
-
-from serving.release.cached_embeddings import KEY_BYTES, Vectors, list_pairs, read_pair, write_pair
+from serving.release.cached_embeddings import Keys, Vectors, list_pairs, read_pair, write_pair
 from serving.storage import Store
 
 _log = logging.getLogger(__name__)
@@ -54,7 +52,6 @@ class EmbeddingsCache:
                     found[key] = vectors[row].copy()
         return found
 
-    def add(self, prefix: str, keys: Sequence[bytes], vectors: Vectors) -> None:
-        """Writes the embeddings `[n, D]` of new `keys`, which begin with `prefix`."""
-        packed = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
-        write_pair(self._store, self._digest, prefix, packed, vectors)
+    def add(self, prefix: str, keys: Keys, vectors: Vectors) -> None:
+        """Writes the embeddings `[n, D]` of new `keys`, uint8 `[n, 32]`, which begin with `prefix`."""
+        write_pair(self._store, self._digest, prefix, keys, vectors)

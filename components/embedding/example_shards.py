@@ -1,28 +1,25 @@
-"""The files of an Examples artifact: shard j of every split, read in record order."""
+"""The files of an Examples artifact: shard j of every split, read in record order, some hundred records at a time."""
 
 import dataclasses
-import itertools
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-import tensorflow as tf
+import pyarrow as pa
+from tensorflow_metadata.proto.v0 import schema_pb2
+from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
 from components import features
 from components.embedding.record_file import iterate_records
-from components.ingest.notes import Note
-from serving.release.items import Attribute, Item
+from serving.release.items import Attribute
 from serving.storage import open_store
 
 SPLITS = ("train", "eval")
 _FILE = re.compile(r"Split-(\w+)/.*-(\d{5})-of-(\d{5})\.gz")
-_READ_BUFFER = 2**20
-# So many are read sooner than TensorFlow has set up its reader.
-_FEW = 2000
-# The features that no item lacks: those named in _record.
-_EVERY_ITEM_HAS = 6
+# Of records that are decoded in one go; larger images come fewer at a time.
+_MOST_RECORDS = 512
+_MOST_BYTES = 2**24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,23 +30,25 @@ class ExampleShard:
     files: tuple[tuple[str, str], ...]
 
 
-class Record(NamedTuple):
-    """One item as it was ingested. image: canonical bytes. split: `train` or `eval`."""
+class Contents(NamedTuple):
+    """What n records that follow each other contain: ids, and the sha256 of their canonical images, 32 bytes each."""
 
-    item_id: str
-    uri: str
-    sha256: str
-    width: int
-    height: int
-    attributes: dict[str, Attribute]
-    image: bytes
+    item_ids: list[str]
+    keys: list[bytes]
     split: str
 
-    def item(self, thumbnail: bytes, note: Note) -> Item:
-        """Returns the item with its thumbnail, and with what is noted beside the example."""
-        attributes = self.attributes if note.attributes is None else note.attributes
-        named = (self.item_id, self.uri, self.sha256, self.width, self.height)
-        return Item(*named, attributes, thumbnail, note.size, note.version)
+
+class Records(NamedTuple):
+    """n records that follow each other, a list for every field. images: canonical. split: `train` or `eval`."""
+
+    item_ids: list[str]
+    uris: list[str]
+    sha256s: list[str]
+    widths: list[int]
+    heights: list[int]
+    attributes: list[dict[str, Attribute]]
+    images: list[bytes]
+    split: str
 
 
 def list_shards(uri: str) -> list[ExampleShard]:
@@ -71,94 +70,90 @@ def list_shards(uri: str) -> list[ExampleShard]:
     return [ExampleShard(j, tuple((split, found[split][j]) for split in SPLITS)) for j in range(shards)]
 
 
-def read_records(shard: ExampleShard) -> Iterator[Record]:
-    """Yields the records of a shard in order."""
+def read_contents(shard: ExampleShard) -> Iterator[Contents]:
+    """Yields what the records of a shard contain, in order."""
+    decoder = _contents_decoder()
     for split, file in shard.files:
-        for serialized in iterate_records(file):
-            yield _record(serialized, split)
+        for serialized in _batches(iterate_records(file)):
+            found = decoder.DecodeBatch(serialized)
+            keys = map(bytes.fromhex, _texts(found, features.SHA256))
+            yield Contents(_texts(found, features.ITEM_ID), list(keys), split)
 
 
-def read_images(
-    shard: ExampleShard, wanted: npt.NDArray[np.int64], batch_size: int
-) -> Iterator[tuple[npt.NDArray[np.int64], tf.Tensor]]:
-    """Yields (record numbers int64 `[B]`, canonical images string `[B]`) of the `wanted` records, in order.
+def read_records(shard: ExampleShard) -> Iterator[Records]:
+    """Yields the records of a shard in order."""
+    decoder = ExamplesToRecordBatchDecoder()
+    for split, file in shard.files:
+        for serialized in _batches(iterate_records(file)):
+            for found in _decoded(decoder, serialized):
+                yield Records(
+                    item_ids=_texts(found, features.ITEM_ID),
+                    uris=_texts(found, features.URI),
+                    sha256s=_texts(found, features.SHA256),
+                    widths=_values(found, features.WIDTH),
+                    heights=_values(found, features.HEIGHT),
+                    attributes=_attributes(found),
+                    images=_values(found, features.IMAGE),
+                    split=split,
+                )
 
-    B is `batch_size`, but for the last. Where there are many all of it runs inside TensorFlow: Python sees batches,
-    never records.
-    """
-    if len(wanted) <= _FEW:
-        yield from _read_few(shard, wanted, batch_size)
+
+@functools.cache
+def _contents_decoder() -> Any:
+    names = (features.ITEM_ID, features.SHA256)
+    schema = schema_pb2.Schema(feature=[schema_pb2.Feature(name=name, type=schema_pb2.BYTES) for name in names])
+    return ExamplesToRecordBatchDecoder(schema.SerializeToString())
+
+
+def _batches(records: Iterable[bytes]) -> Iterator[list[bytes]]:
+    some: list[bytes] = []
+    size = 0
+    for record in records:
+        some.append(record)
+        size += len(record)
+        if len(some) == _MOST_RECORDS or size >= _MOST_BYTES:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+def _decoded(decoder: Any, serialized: Sequence[bytes]) -> Iterator[pa.RecordBatch]:
+    try:
+        found = decoder.DecodeBatch(serialized)
+    except RuntimeError:
+        # A column is of one type, and an attribute need not be: such records are decoded one by one.
+        if len(serialized) == 1:
+            raise
+        for record in serialized:
+            yield decoder.DecodeBatch([record])
         return
-    mask = np.zeros(int(wanted.max()) + 1, bool)
-    mask[wanted] = True
-    spec = {features.IMAGE: tf.io.FixedLenFeature([], tf.string)}
-
-    def choose(records: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
-        return tf.io.parse_example(tf.boolean_mask(records, chosen), spec)[features.IMAGE]
-
-    records = _records([file for _, file in shard.files]).batch(batch_size)
-    chosen = tf.data.Dataset.from_tensor_slices(mask).batch(batch_size)
-    # Both end with the last record that is wanted; its batch may be longer than what the mask says of it.
-    images = tf.data.Dataset.zip((records, chosen)).map(lambda r, c: choose(r[: tf.size(c)], c)).prefetch(2)
-    pending: list[tf.Tensor] = []
-    count = done = 0
-    for some in images:
-        pending.append(some)
-        count += len(some)
-        if count >= batch_size:
-            joined = some if len(pending) == 1 else tf.concat(pending, 0)
-            yield wanted[done : done + batch_size], joined[:batch_size]
-            done += batch_size
-            pending, count = [joined[batch_size:]], count - batch_size
-    if count:
-        yield wanted[done : done + count], tf.concat(pending, 0)
+    yield found
 
 
-def _read_few(
-    shard: ExampleShard, wanted: npt.NDArray[np.int64], batch_size: int
-) -> Iterator[tuple[npt.NDArray[np.int64], tf.Tensor]]:
-    records = enumerate(itertools.chain.from_iterable(iterate_records(file) for _, file in shard.files))
-    chosen = frozenset(wanted.tolist())
-    found = (_image(serialized) for number, serialized in records if number in chosen)
-    for start in range(0, len(wanted), batch_size):
-        images = list(itertools.islice(found, batch_size))
-        # Fewer where the files hold less than they should: the caller counts.
-        if images:
-            yield wanted[start : start + len(images)], tf.constant(images, tf.string)
+def _values(records: pa.RecordBatch, name: str) -> list[Any]:
+    """Returns the values of a feature of which every record holds one."""
+    at = records.schema.get_field_index(name)
+    values: list[Any] = [] if at < 0 else records.column(at).flatten().to_pylist()
+    if len(values) != records.num_rows:
+        raise ValueError(f"every example must hold one {name!r}, {records.num_rows} of them hold {len(values)}.")
+    return values
 
 
-def _image(serialized: bytes) -> bytes:
-    return bytes(tf.train.Example.FromString(serialized).features.feature[features.IMAGE].bytes_list.value[0])
+def _texts(records: pa.RecordBatch, name: str) -> list[str]:
+    return [value.decode() for value in _values(records, name)]
 
 
-def _records(files: list[str]) -> tf.data.Dataset:
-    return tf.data.TFRecordDataset(files, compression_type="GZIP", buffer_size=_READ_BUFFER)
-
-
-def _record(serialized: bytes, split: str) -> Record:
-    values = tf.train.Example.FromString(serialized).features.feature
-    attributes: dict[str, Attribute] = {}
-    if len(values) > _EVERY_ITEM_HAS:
-        for name in values:
-            attribute = features.LABEL if name == features.LABEL else features.attribute_name(name)
-            value = None if attribute is None else _value(values[name])
-            if attribute is not None and value is not None:
-                attributes[attribute] = value
-    return Record(
-        item_id=values[features.ITEM_ID].bytes_list.value[0].decode(),
-        uri=values[features.URI].bytes_list.value[0].decode(),
-        sha256=values[features.SHA256].bytes_list.value[0].decode(),
-        width=values[features.WIDTH].int64_list.value[0],
-        height=values[features.HEIGHT].int64_list.value[0],
-        attributes=attributes,
-        image=values[features.IMAGE].bytes_list.value[0],
-        split=split,
-    )
-
-
-def _value(feature: Any) -> Attribute | None:
-    kind = feature.WhichOneof("kind")
-    values: Any = getattr(feature, kind).value if kind else ()
-    if not len(values):
-        return None
-    return values[0].decode() if kind == "bytes_list" else values[0]
+def _attributes(records: pa.RecordBatch) -> list[dict[str, Attribute]]:
+    """Returns the attributes of every record, the label among them."""
+    attributes: list[dict[str, Attribute]] = [{} for _ in range(records.num_rows)]
+    for name, column in zip(records.schema.names, records.columns, strict=True):
+        attribute = features.LABEL if name == features.LABEL else features.attribute_name(name)
+        if attribute is None:
+            continue
+        # A list of values or None for each record; of an empty list nothing is known.
+        for row, values in enumerate(column.to_pylist()):
+            if values:
+                value = values[0]
+                attributes[row][attribute] = value.decode() if isinstance(value, bytes) else value
+    return attributes

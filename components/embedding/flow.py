@@ -1,14 +1,17 @@
 """What flows between the steps that embed a collection."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from components.embedding.cache import EmbeddingsCache
 from components.reindex.base import Base
+from serving.release.cached_embeddings import Keys, Vectors
 from serving.storage import open_store
+
+Numbers = npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +21,7 @@ class EmbedOptions:
     encoder: where the complete encoder lies. digest: of its files. dimension: D.
     output: the Embeddings artifact. serving_root: whose cache is used; empty for none. batch_size: images per call.
     examples: the Examples artifact. base: the release that holds what these keep of it, or None.
+    threads: that a worker keeps busy, 0 for as many as there are cores.
     """
 
     encoder: str
@@ -28,58 +32,77 @@ class EmbedOptions:
     batch_size: int
     examples: str = ""
     base: Base | None = None
+    threads: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_size <= 4096:
             raise ValueError(f"batch_size must be in [1, 4096], got {self.batch_size}.")
+        if not 0 <= self.threads <= 1024:
+            raise ValueError(f"threads must be in [0, 1024], got {self.threads}.")
 
 
 @dataclasses.dataclass(frozen=True)
 class PartContents:
-    """What the items of one part contain, as far as its sha256 begins with the same digits: n contents.
+    """What the records of one part contain, as far as its sha256 begins with the same digits: n contents.
 
-    keys: n x 32 bytes, the sha256. rows: int64 `[n]` in the part. records: int64 `[n]` in the example shard.
+    keys: uint8 `[n, 32]`, the sha256. rows: int64 `[n]`, of the part's items that come from records. records: int64
+    `[n]` in the example shard.
     """
 
     part: int
-    keys: bytes
-    rows: npt.NDArray[np.int64]
-    records: npt.NDArray[np.int64]
+    keys: Keys
+    rows: Numbers
+    records: Numbers
 
 
 @dataclasses.dataclass(frozen=True)
 class PartItems:
     """A part whose items are written. count: its rows. held_out: bool `[count]`.
 
-    kept: int64 `[n, 2]`, where the base release holds the first n rows, as (shard, row).
+    kept: int64 `[k, 2]`, where the base release holds the first k rows, as (shard, row); those from records follow.
     """
 
     part: int
     count: int
     held_out: npt.NDArray[np.bool_]
-    kept: npt.NDArray[np.int64]
+    kept: Numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """The m places at which some contents are found. contents, parts, rows: int64 `[m]`.
+
+    contents: which of them, by number. rows: of the part's items that come from records.
+    """
+
+    contents: Numbers
+    parts: Numbers
+    rows: Numbers
+
+    def __getitem__(self, chosen: npt.NDArray[np.generic]) -> "Places":
+        return Places(self.contents[chosen], self.parts[chosen], self.rows[chosen])
 
 
 @dataclasses.dataclass(frozen=True)
 class Misses:
-    """Contents that the part owns and nobody has embedded. places: for each record, every (part, row) that holds it."""
+    """n contents that the part owns and nobody has embedded. keys: uint8 `[n, 32]`. records: int64 `[n]`."""
 
-    keys: tuple[bytes, ...]
-    records: tuple[int, ...]
-    places: tuple[tuple[tuple[int, int], ...], ...]
+    keys: Keys
+    records: Numbers
+    places: Places
 
 
 @dataclasses.dataclass(frozen=True)
 class RowVectors:
-    """Embeddings of some rows of a part. rows: int64 `[n]`. vectors: float32 `[n, D]`."""
+    """Embeddings of some rows of a part. rows: int64 `[n]`, as in Places. vectors: float32 `[n, D]`."""
 
-    rows: npt.NDArray[np.int64]
-    vectors: npt.NDArray[np.float32]
+    rows: Numbers
+    vectors: Vectors
 
 
 @dataclasses.dataclass(frozen=True)
 class RowFailures:
-    """Rows of a part whose image the encoder refused, with the reason."""
+    """Rows of a part, as in Places, whose image the encoder refused, with the reason."""
 
     reasons: dict[int, str]
 
@@ -104,18 +127,17 @@ class ContentCounts:
     cached: int = 0
 
 
-def placed_vectors(
-    embeddings: Iterable[tuple[npt.NDArray[np.float32], Iterable[tuple[int, int]]]],
-) -> Iterator[tuple[int, RowVectors]]:
-    """Yields (part, RowVectors): each vector `[D]` at every (part, row) it belongs to, one array per part."""
-    rows: dict[int, list[int]] = {}
-    vectors: dict[int, list[npt.NDArray[np.float32]]] = {}
-    for vector, places in embeddings:
-        for part, row in places:
-            rows.setdefault(part, []).append(row)
-            vectors.setdefault(part, []).append(vector)
-    for part in rows:
-        yield part, RowVectors(np.asarray(rows[part], np.int64), np.stack(vectors[part]))
+def groups(numbers: Numbers) -> Iterator[tuple[int, Numbers]]:
+    """Yields (number, where it is found), ascending, for every distinct one of `numbers`."""
+    order = np.argsort(numbers, kind="stable")
+    distinct, starts = np.unique(numbers[order], return_index=True)
+    yield from zip(distinct.tolist(), np.split(order, starts[1:]) if len(distinct) else (), strict=True)
+
+
+def placed_vectors(vectors: Vectors, places: Places) -> Iterator[tuple[int, RowVectors]]:
+    """Yields (part, RowVectors): the vector `[D]` of each content at every place it belongs to, one array per part."""
+    for part, some in groups(places.parts):
+        yield part, RowVectors(places.rows[some], vectors[places.contents[some]])
 
 
 def open_cache(options: EmbedOptions) -> EmbeddingsCache | None:

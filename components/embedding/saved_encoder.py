@@ -69,6 +69,17 @@ class SavedEncoder:
         return vectors
 
 
+def limit_threads(threads: int) -> None:
+    """Lets TensorFlow use so many threads in this process, 0 for as many as it likes. Not once it has begun."""
+    if not threads:
+        return
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    except RuntimeError:
+        _log.warning("TensorFlow has begun with other threads than %d: worker processes of their own limit it", threads)
+
+
 def acquire_encoder(shared: Shared, uri: str, dimension: int, digest: str) -> SavedEncoder:
     """Returns the encoder at `uri`, loaded by the first caller in this process that holds `shared`."""
     return shared.acquire(lambda: SavedEncoder(uri, dimension), tag=digest)

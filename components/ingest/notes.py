@@ -59,7 +59,8 @@ def write_note(file: IO[str], item_id: str, note: Note) -> None:
 def read_notes(store: Store, shard: int, shards: int) -> dict[str, Note]:
     """Returns the notes of a shard by item id; none where the examples were made without."""
     with contextlib.suppress(FileNotFoundError), fetched(store, notes_file(shard, shards)) as path:
-        lines: list[list[Any]] = [json.loads(line) for line in path.read_text().splitlines()]
+        # In one go: each call of json.loads costs as much as a line does.
+        lines: list[list[Any]] = json.loads("[" + path.read_text().rstrip("\n").replace("\n", ",") + "]")
         return {line[0]: Note(*line[1:]) for line in lines}
     return {}
 

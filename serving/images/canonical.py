@@ -114,7 +114,7 @@ def thumbnail(data: bytes, side: int = 96) -> bytes:
         if max(image.size) <= side and len(data) <= 16_384 and image.format in ("JPEG", "PNG"):
             return data
         try:
-            _draft(image, side)
+            _draft(image, side, 1)
             image.load()
             small = _within(_without_alpha(image, data), side)
         except ImageError:
@@ -135,9 +135,9 @@ def _passes(data: bytes, source: str) -> int:
     return max(1, data.count(b"\xff\xda")) if source in ("JPEG", "MPO") else 1
 
 
-def _draft(image: Image.Image, side: int) -> None:
-    # A JPEG can be decoded at a half, a quarter or an eighth: never below twice the side that is kept.
-    factor = max(image.size) // (2 * side)
+def _draft(image: Image.Image, side: int, margin: int = 2) -> None:
+    # A JPEG can be decoded at a half, a quarter or an eighth: never below `margin` times the side that is kept.
+    factor = max(image.size) // (margin * side)
     if factor > 1:
         width, height = image.size
         image.draft(image.mode, (width // factor, height // factor))

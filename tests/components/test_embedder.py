@@ -9,10 +9,11 @@ from apache_beam.testing.util import assert_that
 
 from components.artifacts import Embeddings
 from components.embedder import Embedder, EmbeddingFailed, EmbedExamples, read_encoder_info
+from components.embedding import encoding
 from components.embedding import parts as embedding_parts
-from components.embedding import steps
 from components.embedding.example_shards import list_shards
 from components.embedding.flow import EmbedOptions
+from pipeline.beam_options import DIRECT_RUNNER
 from serving.images import thumbnail
 from serving.release.items import ItemShard
 from serving.storage import open_store
@@ -29,7 +30,7 @@ def run(folder: pathlib.Path, examples, encoder, **parameters):
         examples=examples,
         infra_blessing=encoder.blessing,
         embeddings=embeddings,
-        beam_pipeline=beam.Pipeline("DirectRunner"),
+        beam_pipeline=beam.Pipeline(DIRECT_RUNNER),
         **{"serving_root": "", "batch_size": 8, "max_failed_share": 0.01, **parameters},
     )
     return embeddings
@@ -133,7 +134,7 @@ def test_one_image_whose_eval_split_is_its_train_split_is_one_item_held_out(tmp_
 
 @pytest.mark.parametrize("few", [0, 256])
 def test_what_an_earlier_run_embedded_is_not_encoded_again(tmp_path, encoder, monkeypatch, few):
-    monkeypatch.setattr(steps, "_FEW_NEW", few)
+    monkeypatch.setattr(encoding, "_FEW_NEW", few)
     root = str(tmp_path / "root")
     first = [Picture(f"{n}.png", png(n)) for n in range(20)]
     before = read_all(run(tmp_path / "one", make_examples(tmp_path / "a", first), encoder, serving_root=root).uri)
@@ -234,7 +235,7 @@ def test_the_transform_reports_what_it_did(tmp_path, encoder):
         assert (report.held_out, report.contents, report.encoded, report.cached) == (1, 3, 3, 0)
         assert report.dimension == DIMENSION
 
-    with test_pipeline.TestPipeline("DirectRunner") as pipeline:
+    with test_pipeline.TestPipeline(DIRECT_RUNNER) as pipeline:
         assert_that(pipeline | beam.Create(shards) | EmbedExamples(options, shards), is_right)
 
 

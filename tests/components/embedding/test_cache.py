@@ -19,6 +19,10 @@ KEYS = [key(number) for number in range(4)]
 VECTORS = np.eye(4, 3, dtype=np.float32)
 
 
+def packed(keys: list[bytes]) -> np.ndarray:
+    return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32)
+
+
 @pytest.fixture
 def cache(tmp_path) -> EmbeddingsCache:
     return EmbeddingsCache(open_store(tmp_path), DIGEST, 3)
@@ -29,7 +33,7 @@ def files(root: pathlib.Path, suffix: str) -> list[pathlib.Path]:
 
 
 def test_what_was_added_is_found(cache):
-    cache.add("", KEYS, VECTORS)
+    cache.add("", packed(KEYS), VECTORS)
     found = cache.lookup("", [KEYS[2], key(99), KEYS[0]])
     assert set(found) == {KEYS[2], KEYS[0]}
     assert found[KEYS[2]].tolist() == [0, 0, 1]
@@ -40,27 +44,27 @@ def test_nothing_is_found_in_an_empty_cache(cache):
 
 
 def test_several_files_of_a_bucket_are_read(cache):
-    cache.add("", KEYS[:2], VECTORS[:2])
-    cache.add("", KEYS[2:], VECTORS[2:])
+    cache.add("", packed(KEYS[:2]), VECTORS[:2])
+    cache.add("", packed(KEYS[2:]), VECTORS[2:])
     assert len(cache.lookup("", KEYS)) == 4
 
 
 @pytest.mark.parametrize(("written", "read"), [("ab", "a"), ("a", "ab")])
 def test_a_run_with_longer_or_shorter_prefixes_finds_it_too(cache, written, read):
     known = bytes.fromhex("ab" + "00" * 31)
-    cache.add(written, [known], VECTORS[:1])
+    cache.add(written, packed([known]), VECTORS[:1])
     assert cache.lookup(read, [known])[known].tolist() == [1, 0, 0]
     assert cache.lookup("c", [known]) == {}
 
 
 def test_another_encoder_has_other_embeddings(cache, tmp_path):
-    cache.add("", KEYS, VECTORS)
+    cache.add("", packed(KEYS), VECTORS)
     assert EmbeddingsCache(open_store(tmp_path), "f" * 64, 3).lookup("", KEYS) == {}
 
 
 @pytest.mark.parametrize("suffix", [".keys.npy", ".vectors.npy"])
 def test_a_flipped_byte_makes_a_pair_worthless(cache, tmp_path, suffix):
-    cache.add("", KEYS, VECTORS)
+    cache.add("", packed(KEYS), VECTORS)
     (file,) = files(tmp_path, suffix)
     damaged = bytearray(file.read_bytes())
     damaged[-1] ^= 1
@@ -70,21 +74,21 @@ def test_a_flipped_byte_makes_a_pair_worthless(cache, tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", [".keys.npy", ".vectors.npy"])
 def test_a_torn_pair_is_passed_over(cache, tmp_path, suffix):
-    cache.add("", KEYS[:2], VECTORS[:2])
+    cache.add("", packed(KEYS[:2]), VECTORS[:2])
     (torn,) = files(tmp_path, suffix)
     torn.write_bytes(torn.read_bytes()[:40])
-    cache.add("", KEYS[2:], VECTORS[2:])
+    cache.add("", packed(KEYS[2:]), VECTORS[2:])
     assert set(cache.lookup("", KEYS)) == set(KEYS[2:])
 
 
 def test_keys_without_vectors_are_passed_over(cache, tmp_path):
-    cache.add("", KEYS, VECTORS)
+    cache.add("", packed(KEYS), VECTORS)
     files(tmp_path, ".vectors.npy")[0].unlink()
     assert cache.lookup("", KEYS) == {}
 
 
 def test_foreign_files_are_passed_over(cache, tmp_path):
-    cache.add("", KEYS, VECTORS)
+    cache.add("", packed(KEYS), VECTORS)
     folder = tmp_path / "embeddings-cache" / DIGEST
     (folder / "README").write_text("what is this?")
     (folder / "x.keys.npy").write_bytes(b"no")

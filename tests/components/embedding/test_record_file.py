@@ -1,12 +1,8 @@
 import gzip
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
-from components import features
-from components.embedding import example_shards
-from components.embedding.example_shards import ExampleShard, read_images
 from components.embedding.record_file import iterate_records
 
 _GZIP = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
@@ -40,26 +36,3 @@ def test_a_damaged_file_is_told(tmp_path):
     path.write_bytes(gzip.compress(gzip.decompress(data)[:-1]))
     with pytest.raises(ValueError, match="must end with a whole record"):
         list(iterate_records(str(path)))
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 4, 100])
-def test_few_images_are_read_as_many_are(tmp_path, monkeypatch, batch_size):
-    files = []
-    for split, numbers in (("train", range(7)), ("eval", range(7, 12))):
-        examples = []
-        for number in numbers:
-            example = tf.train.Example()
-            example.features.feature[features.IMAGE].bytes_list.value.append(b"image %d" % number)
-            examples.append(example.SerializeToString())
-        files.append((split, write_records(tmp_path / split, examples)))
-    shard = ExampleShard(0, tuple(files))
-    wanted = np.asarray([0, 3, 4, 6, 7, 8, 11])
-
-    def read():
-        batches = read_images(shard, wanted, batch_size)
-        return [(numbers.tolist(), images.numpy().tolist()) for numbers, images in batches]
-
-    few = read()
-    monkeypatch.setattr(example_shards, "_FEW", 0)
-    assert few == read()
-    assert [image for _, images in few for image in images] == [b"image %d" % number for number in wanted]
