@@ -56,7 +56,7 @@ def others(count: int, dimension: int) -> Iterator[Candidate]:
         yield Candidate(f"FAISS HNSW{links}", "faiss", build, hnsw)
     flat = tuple({"nprobe": probes} for probes in _PROBES if probes <= lists)
     yield Candidate("FAISS IVF, flat", "faiss", {"factory": f"IVF{lists},Flat"}, flat)
-    codes = tuple({"nprobe": n, "k_factor_rf": k} for k in (2, 4, 10) for n in _PROBES if n <= lists)
+    codes = tuple({"nprobe": n, "k_factor_rf": k} for k in (4, 16, 64) for n in _PROBES if n <= lists)
     factory = f"IVF{lists},PQ{dimension // 2}x4fs,RFlat"
     yield Candidate("FAISS IVF-PQ, fast scan", "faiss", {"factory": factory}, codes)
     expansions = tuple({"ef": ef} for ef in _EXPANSIONS)

@@ -22,7 +22,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-import shutil
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -63,17 +63,21 @@ class Point:
 class Library:
     """A candidate: built, and its process that answers jobs."""
 
-    def __init__(self, candidate: Candidate, folder: pathlib.Path, number: int, queries: int) -> None:
+    def __init__(self, candidate: Candidate, folder: pathlib.Path, queries: int) -> None:
         self.candidate = candidate
         self.points: list[Point] = []
-        self._target = folder / f"index-{number}"
+        self._target = folder / re.sub(r"\W+", "-", candidate.title)
         self._queries = min(queries, _EXACT_QUERIES) if candidate.library == "exact" else queries
         self._command = [python_of(candidate.environment), "-m", "benchmarks._index_library"]
         arguments = [candidate.library, str(self._target), json.dumps(candidate.build)]
-        built = subprocess.run([*self._command, "build", *arguments], cwd=REPOSITORY, capture_output=True, text=True)
-        if built.returncode:
-            raise RuntimeError(f"{candidate.title} could not be built:\n{built.stderr[-2000:]}")
-        self.said = json.loads(built.stdout.splitlines()[-1])
+        said = self._target.with_suffix(".json")
+        if not said.exists():
+            command = [*self._command, "build", *arguments]
+            built = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+            if built.returncode:
+                raise RuntimeError(f"{candidate.title} could not be built:\n{built.stderr[-2000:]}")
+            said.write_text(built.stdout.splitlines()[-1])
+        self.said = json.loads(said.read_text())
         self.disk_mib, self.memory_mib = self.said["mib"], 0.0
         if candidate.environment == "serving":
             self.disk_mib += (folder / VECTORS).stat().st_size / 2**20
@@ -122,12 +126,11 @@ class Library:
         return max(enough, key=lambda point: point.rate(threads), default=None)
 
     def stop(self) -> None:
-        """Ends its process and deletes its index."""
+        """Ends its process."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait(60)
         self._process.stdout.close()
-        shutil.rmtree(self._target, ignore_errors=True)
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -144,8 +147,8 @@ def running(candidates: Sequence[Candidate], folder: pathlib.Path, queries: int)
     """Builds every candidate and runs their processes as long as the block lasts."""
     libraries: list[Library] = []
     try:
-        for number, candidate in enumerate(candidates):
-            libraries.append(Library(candidate, folder, number, queries))
+        for candidate in candidates:
+            libraries.append(Library(candidate, folder, queries))
             libraries[-1].sweep()
         yield libraries
     finally:
@@ -157,7 +160,8 @@ def compare(candidates: Sequence[Candidate], folder: pathlib.Path, runs: int) ->
     """Returns every library, measured in `runs` rounds. folder: with vectors, queries and tuning queries."""
     queries = len(np.load(folder / QUERIES, mmap_mode="r"))
     truth = [python_of("bench"), "-m", "benchmarks._index_library", "truth", "faiss", str(folder / TRUTH)]
-    subprocess.run(truth, check=True, cwd=REPOSITORY)
+    if not (folder / TRUTH).exists():
+        subprocess.run(truth, check=True, cwd=REPOSITORY)
     with running(candidates, folder, queries) as libraries:
         for number in range(runs):
             for library in libraries:
@@ -234,7 +238,9 @@ def save(folder: pathlib.Path, vectors: Vectors, queries: Vectors) -> None:
 
 
 def prepare(data: str, folder: pathlib.Path, flags: argparse.Namespace) -> None:
-    """Writes the vectors and queries of `a` or `b`."""
+    """Writes the vectors and queries of `a` or `b`, where they aren't there."""
+    if (folder / VECTORS).exists():
+        return
     if data == "b":
         save(folder, *make_embeddings(*((6_000, 750) if flags.scale == "small" else (1_000_000, 5_000))))
     elif flags.embeddings:
@@ -267,6 +273,7 @@ def main() -> None:
     parser.add_argument("--scale", choices=("small", "full"), default="full", help="small: a quick look, as in CI")
     parser.add_argument("--images", type=pathlib.Path, help="a labelled collection, train/ and test/ (MNIST)")
     parser.add_argument("--embeddings", type=pathlib.Path, help="a folder of vectors.npy and queries.npy, for a")
+    parser.add_argument("--work", type=pathlib.Path, help="where indexes stay; what is there isn't built again")
     parser.add_argument("--only", choices=("a", "b"), help="one of the two sets of vectors")
     flags = parser.parse_args()
     if flags.scale == "full" and flags.only != "b" and not (flags.images or flags.embeddings):
@@ -277,7 +284,8 @@ def main() -> None:
     curves: dict[str, Any] = {}
     for data in (flags.only,) if flags.only else ("a", "b"):
         with tempfile.TemporaryDirectory() as scratch:
-            folder = pathlib.Path(scratch)
+            folder = (flags.work or pathlib.Path(scratch)) / data
+            folder.mkdir(parents=True, exist_ok=True)
             prepare(data, folder, flags)
             say(f"{data}: {np.load(folder / VECTORS, mmap_mode='r').shape}")
             libraries = compare(candidates_for(folder, flags.scale), folder, RUNS[flags.scale])
