@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.beam_options import DIRECT_ARGS, check_runner, check_steps
 from pipeline.encoder_config import EncoderConfig
 from pipeline.index_config import IndexConfig
 from pipeline.kubeflow_config import KubeflowConfig
@@ -97,18 +98,17 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PipelineConfig:
-    """One run. root: where the pipeline keeps its artifacts. serving_root: where releases are published."""
+    """One run. root: where the pipeline keeps its artifacts. serving_root: where releases are published.
+
+    beam_args: Beam's options. step_beam_args: more of them for one step, by its name.
+    """
 
     name: str = "lookalike"
     root: str = "runs"
     serving_root: str = "runs/serving"
     model_name: str = "encoder"
-    beam_args: tuple[str, ...] = (
-        # By its class: `DirectRunner` would first try to download Prism.
-        "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
-        "--direct_running_mode=in_memory",
-        "--direct_num_workers=1",
-    )
+    beam_args: tuple[str, ...] = DIRECT_ARGS
+    step_beam_args: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     ingest: IngestConfig = dataclasses.field(default_factory=IngestConfig)
     encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
@@ -120,6 +120,8 @@ class PipelineConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.name), "name must not be empty.")
+        check_runner("beam_args", self.beam_args)
+        check_steps(self.step_beam_args)
         shards = (self.ingest.shards, self.index.shards)
         fits = self.ingest.shards % self.index.shards == 0
         require(fits, f"index.shards must divide ingest.shards, got {shards[1]} and {shards[0]}.")
@@ -173,7 +175,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is not None:
         require(isinstance(value, dict), f"{where} must be a mapping, got {value!r}.")
         kind = typing.get_args(hint)[1]
-        if not (dataclasses.is_dataclass(kind) and isinstance(kind, type)):
+        if typing.get_origin(kind) is not tuple and not (dataclasses.is_dataclass(kind) and isinstance(kind, type)):
             return value
         return {name: _convert(kind, each, f"{where}.{name}") for name, each in value.items()}
     if hint is float and isinstance(value, int | str) and not isinstance(value, bool):

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
+from pipeline.beam_options import check_runner
 from pipeline.option_checks import require
 
 
@@ -21,6 +22,8 @@ class StepConfig:
 
     def __post_init__(self) -> None:
         _check_resources("kubeflow.steps", self.cpu, self.memory, self.retries)
+        if self.beam_args:
+            check_runner("kubeflow.steps: beam_args", self.beam_args)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ from components.publisher import Publisher
 from components.schema_gate import SchemaGate
 from components.serving_validator import ServingValidator
 from components.trainer import Trainer
+from pipeline.beam_options import set_step_options
 from pipeline.config import EvaluationConfig, IngestConfig, PipelineConfig
 from pipeline.encoder_config import RECONSTRUCTING
 from pipeline.index_config import IndexConfig
@@ -159,26 +160,28 @@ def create_training_pipeline(config: PipelineConfig, *, metadata: Any = None, ru
         code=code,
         run=run,
     )
+    components = [
+        example_gen,
+        statistics,
+        schema,
+        validator,
+        gate,
+        transform,
+        trainer,
+        *evaluators,
+        encoder_evaluator,
+        serving_validator,
+        pusher,
+        embedder,
+        builder,
+        index_evaluator,
+        publisher,
+    ]
+    set_step_options(config.step_beam_args, components)
     return tfx.dsl.Pipeline(
         pipeline_name=config.name,
         pipeline_root=f"{config.root}/artifacts",
-        components=[
-            example_gen,
-            statistics,
-            schema,
-            validator,
-            gate,
-            transform,
-            trainer,
-            *evaluators,
-            encoder_evaluator,
-            serving_validator,
-            pusher,
-            embedder,
-            builder,
-            index_evaluator,
-            publisher,
-        ],
+        components=components,
         enable_cache=True,
         metadata_connection_config=metadata,
         beam_pipeline_args=list(config.beam_args),

@@ -13,6 +13,7 @@ from components.index_builder import IndexBuilder
 from components.index_evaluator import IndexEvaluator
 from components.publisher import Publisher
 from components.release_encoder import ReleaseEncoder
+from pipeline.beam_options import set_step_options
 from pipeline.config import PipelineConfig
 from pipeline.pipeline import index_parameters, index_tuning, ingest_options
 
@@ -86,10 +87,12 @@ def create_reindex_pipeline(
         reindex_lease=reindex_lease,
         code=code,
     )
+    components = [encoder, example_gen, embedder, builder, index_evaluator, publisher]
+    set_step_options(config.step_beam_args, components)
     return tfx.dsl.Pipeline(
         pipeline_name=f"{config.name}-reindex",
         pipeline_root=root or f"{config.root}/reindex",
-        components=[encoder, example_gen, embedder, builder, index_evaluator, publisher],
+        components=components,
         enable_cache=False,
         metadata_connection_config=metadata,
         beam_pipeline_args=list(config.beam_args),

@@ -21,6 +21,7 @@ from components.ingest.updates import fold_updates
 from components.publisher import Publisher, data_lineage, publish_artifacts
 from components.reindex.base import read_base
 from components.release_encoder import ReleaseEncoder
+from pipeline.beam_options import DIRECT_ARGS
 from serving.release.current import read_current
 from serving.release.items import Item
 from serving.release.manifest import Manifest
@@ -28,15 +29,9 @@ from serving.release.reader import open_release, read_manifest
 from serving.storage import open_store
 from tests.components.tiny import Encoder, make_encoder, png
 
-BEAM = [
-    "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
-    "--direct_running_mode=in_memory",
-    "--direct_num_workers=1",
-]
-
 
 def beam_pipeline() -> beam.Pipeline:
-    return beam.Pipeline(options=PipelineOptions(BEAM))
+    return beam.Pipeline(options=PipelineOptions(list(DIRECT_ARGS)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,6 +33,7 @@ from components.image_example_gen import ImageExampleGen, ingest, listing_digest
 from components.ingest.listing import ListingError
 from components.ingest.report import IngestError
 from components.ingest.shards import SPLITS, IngestOptions, shard_file
+from pipeline.beam_options import DIRECT_ARGS, DIRECT_RUNNER
 from serving.images import ImageLimits
 from serving.release.layout import shard_of
 
@@ -79,7 +80,7 @@ def run(images, out, **options):
     """Ingests `images` below the folder `out`; returns the report, the records by item id, and the skipped files."""
     options = IngestOptions(**{"shards": 2, **options})
     examples, report = str(out / "examples"), str(out / "report")
-    pipeline = beam.Pipeline(runner="DirectRunner")
+    pipeline = beam.Pipeline(DIRECT_RUNNER)
     value = ingest(options.source(str(images)), options, examples, report, pipeline)
     assert json.loads((out / "report/report.json").read_text()) == value
     assert sorted(path.name for path in (out / "report").iterdir()) == ["report.json", "skipped.jsonl"]
@@ -392,7 +393,7 @@ def test_a_cache_answers_only_for_the_same_images_options_and_code(tmp_path):
                 components=[made, reader] if statistics else [made],
                 enable_cache=True,
                 metadata_connection_config=config,
-                beam_pipeline_args=["--runner=DirectRunner"],
+                beam_pipeline_args=list(DIRECT_ARGS),
             )
         )
         return len(list((tmp_path / "root/ImageExampleGen/examples").iterdir()))
@@ -439,9 +440,10 @@ import pathlib, sys
 import apache_beam as beam
 from components.image_example_gen import ingest
 from components.ingest.shards import IngestOptions
+from pipeline.beam_options import DIRECT_RUNNER
 images, out = sys.argv[1:]
 options = IngestOptions()
-report = ingest(options.source(images), options, out + "/e", out + "/r", beam.Pipeline(runner="DirectRunner"))
+report = ingest(options.source(images), options, out + "/e", out + "/r", beam.Pipeline(DIRECT_RUNNER))
 # getrusage would also count this process's parent, before it became a Python of its own.
 (peak,) = (line for line in pathlib.Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
 print(report["items"], peak.split()[1])

@@ -14,6 +14,7 @@ from components.index_builder import (
     read_index,
 )
 from components.index_shards import parts_of_shard, shard_counts
+from pipeline.beam_options import DIRECT_RUNNER
 from serving.index import IndexParameters, load_index
 from serving.release import layout
 from serving.release.items import ItemShard
@@ -27,7 +28,7 @@ def build(folder: pathlib.Path, embeddings, **parameters):
     IndexBuilder.test_call(
         embeddings=embeddings,
         index=index,
-        beam_pipeline=beam.Pipeline("DirectRunner"),
+        beam_pipeline=beam.Pipeline(DIRECT_RUNNER),
         **{"shards": 1, "parameters": "", **parameters},
     )
     return index

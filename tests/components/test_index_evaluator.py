@@ -19,6 +19,7 @@ from components.index_evaluator import (
     recall_at,
     row_starts,
 )
+from pipeline.beam_options import DIRECT_RUNNER
 from serving.release.distribution import Distribution
 from tests.components.tiny import make_embeddings
 
@@ -32,7 +33,7 @@ def evaluate(folder: pathlib.Path, embeddings, *, shards=1, index_parameters=Non
         index=index,
         shards=shards,
         parameters=json.dumps(index_parameters or {}),
-        beam_pipeline=beam.Pipeline("DirectRunner"),
+        beam_pipeline=beam.Pipeline(DIRECT_RUNNER),
     )
     IndexEvaluator.test_call(
         index=index,

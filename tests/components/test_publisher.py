@@ -14,6 +14,7 @@ from components.embedder import Embedder
 from components.index_builder import IndexBuilder
 from components.index_evaluator import IndexEvaluator, RecallTooLow
 from components.publisher import NothingPushed, Publisher, read_lineage
+from pipeline.beam_options import DIRECT_RUNNER
 from serving.release.current import read_current
 from serving.release.manifest import Manifest
 from serving.release.publish import PublishRefused
@@ -50,10 +51,10 @@ def build(root, pictures, seed=0, shards=2):
         serving_root="",
         batch_size=64,
         max_failed_share=0.0,
-        beam_pipeline=beam.Pipeline("DirectRunner"),
+        beam_pipeline=beam.Pipeline(DIRECT_RUNNER),
     )
     IndexBuilder.test_call(
-        embeddings=embeddings, index=index, shards=shards, parameters="", beam_pipeline=beam.Pipeline("DirectRunner")
+        embeddings=embeddings, index=index, shards=shards, parameters="", beam_pipeline=beam.Pipeline(DIRECT_RUNNER)
     )
     IndexEvaluator.test_call(
         index=index, embeddings=embeddings, evaluation=evaluation, queries=1000, seed=1, min_recall=0.99

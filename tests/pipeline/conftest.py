@@ -19,6 +19,7 @@ def trained_on(tmp_path_factory: pytest.TempPathFactory) -> types.SimpleNamespac
     import tensorflow_transform.beam as tft_beam
     from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
+    from pipeline.beam_options import DIRECT_RUNNER
     from pipeline.preprocessing import preprocessing_fn
 
     folder = tmp_path_factory.mktemp("trained")
@@ -29,8 +30,7 @@ def trained_on(tmp_path_factory: pytest.TempPathFactory) -> types.SimpleNamespac
     schema = schema_utils.schema_from_feature_spec({"image": tf.io.FixedLenFeature([1], tf.string)})
     metadata = dataset_metadata.DatasetMetadata(schema)
     rows = [{"image": np.array([image], object)} for image in images[:64]]
-    runner = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
-    with beam.Pipeline(runner=runner) as pipeline, tft_beam.Context(str(folder / "temporary")):
+    with beam.Pipeline(DIRECT_RUNNER) as pipeline, tft_beam.Context(str(folder / "temporary")):
         graph = (pipeline | beam.Create(rows), metadata) | tft_beam.AnalyzeDataset(
             lambda inputs: preprocessing_fn(inputs, config)
         )

@@ -196,7 +196,10 @@ def test_the_same_config_gives_the_same_file(config):
         ("ingest.images=photos", "ingest.images must be a URL"),
         ("encoder.height=0", "encoder.height, width and channels must be set"),
         ("kubeflow.steps={Trainr: {cpu: 1}}", "kubeflow.steps.Trainr: there are ImageExampleGen"),
-        ("kubeflow.steps={Trainer: {beam_args: [--x]}}", "kubeflow.steps.Trainer.beam_args: this step doesn't run on"),
+        (
+            "kubeflow.steps={Trainer: {beam_args: [--runner=FlinkRunner]}}",
+            "kubeflow.steps.Trainer.beam_args: this step doesn't run on",
+        ),
         ("kubeflow.steps={Trainer: {gpu: 1}}", "unknown option kubeflow.steps.Trainer.gpu"),
         ("kubeflow.steps={Trainer: {cpu: 0}}", "cpu must be in"),
         ("kubeflow.memory=0", "memory must be in"),
