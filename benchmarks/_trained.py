@@ -72,9 +72,7 @@ def train(
         return rows.batch(training.batch_size).map(pair, num_parallel_calls=2).prefetch(2)
 
     history: dict[str, list[float]] = {}
-    if network.loss is None:
-        trainer.fit_once(config.encoder.family, network, dataset(pixels, collection.train.labels, shuffled=False), 0)
-    else:
+    if network.loss is not None:
         history = trainer.fit(
             network,
             dataset(pixels, collection.train.labels, shuffled=True),
@@ -85,6 +83,7 @@ def train(
             logs=folder / "logs",
             callbacks=[TimeLimit(minutes)],
         )
+    trainer.fit_once(network, dataset(pixels, collection.train.labels, shuffled=False), 0)
     info = {
         "family": config.encoder.family,
         "dimension": network.dimension,
@@ -98,24 +97,28 @@ def train(
     return ExportedEncoder(str(folder / "model")), len(history.get("loss", []))
 
 
-def scores(encoder: ExportedEncoder, collection: Collection, altered: int) -> dict[str, Any]:
+def scores(
+    encoder: ExportedEncoder, collection: Collection, altered: int, *, codes: bool = False
+) -> dict[str, metrics.LabelScores]:
     """Returns `clean`: LabelScores of the test images, and kind -> LabelScores of `altered` of them changed.
 
-    Of binary families by their codes alone; `ranked again` has what the embeddings make of the test images.
+    Of binary families by their codes, the signs of their embeddings, alone. codes: also `other`, the test images by
+    the embeddings of a binary family, and by the codes of any other.
     """
-
-    def embedded(images: Sequence[bytes]) -> metrics.Vectors:
-        found = metrics.normalize(encoder.embed(images))
-        return references.code(found) if encoder.info.family in BINARY else found
-
-    database = embedded(collection.train.images)
+    binary = encoder.info.family in BINARY
+    embeddings = metrics.normalize(encoder.embed(collection.train.images))
     shape = encoder.info.shape
     side = 2 * max(shape.height, shape.width)
 
-    def of(part: Part) -> metrics.LabelScores:
-        return metrics.label_scores(embedded(part.images), part.labels, database, collection.train.labels)
+    def of(part: Part, *, by_code: bool = binary) -> metrics.LabelScores:
+        queries, database = metrics.normalize(encoder.embed(part.images)), embeddings
+        if by_code:
+            queries, database = references.code(queries), references.code(database)
+        return metrics.label_scores(queries, part.labels, database, collection.train.labels)
 
     found = {"clean": of(collection.test)}
+    if codes:
+        found["other"] = of(collection.test, by_code=not binary)
     some = collection.test.first(altered)
     found["unaltered"] = of(some)
     for kind in KINDS:

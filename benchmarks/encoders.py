@@ -61,9 +61,12 @@ def recipe(
 
 
 def measure(
-    config: configuration.PipelineConfig, collection: Collection, minutes: float, altered: int
-) -> tuple[dict[str, Any], Altered]:
-    """Returns the row of one family on one collection, and its scores for each kind of altered queries."""
+    config: configuration.PipelineConfig, collection: Collection, minutes: float, altered: int, *, codes: bool = False
+) -> tuple[list[dict[str, Any]], Altered]:
+    """Returns the row of one family on one collection, and its scores for each kind of altered queries.
+
+    codes: with a second row, of its embeddings if the family is binary, else of their signs as codes.
+    """
     keras.backend.clear_session()
     gc.collect()
     began, busy = time.perf_counter(), time.process_time()
@@ -71,11 +74,13 @@ def measure(
         encoder, epochs = train(config, collection, pathlib.Path(scratch), minutes)
         trained = {"epochs": epochs, "CPU min": (time.process_time() - busy) / 60.0}
         trained["training s"] = time.perf_counter() - began
-        found = scores(encoder, collection, altered)
+        found = scores(encoder, collection, altered, codes=codes)
         error = reconstruction_error(encoder, collection.test.images)
-    row = _row(config.encoder.family, encoder.info.dimension, found["clean"])
-    row |= {"MSE": error, **trained}
-    return row, {kind: of.means() for kind, of in found.items() if kind != "clean"}
+    family, dimension, binary = config.encoder.family, encoder.info.dimension, config.encoder.family in BINARY
+    rows = [_row(family, dimension, found["clean"], bits=binary) | {"MSE": error, **trained}]
+    if codes:
+        rows.append(_row(family, dimension, found["other"], bits=not binary))
+    return rows, {kind: of.means() for kind, of in found.items() if kind not in ("clean", "other")}
 
 
 def euclidean(collection: Collection) -> list[dict[str, Any]]:
@@ -103,9 +108,9 @@ def _lifted(queries: metrics.Vectors, database: metrics.Vectors) -> tuple[metric
     return np.hstack([queries, np.ones((len(queries), 1), np.float32)]), np.hstack([database, -half])
 
 
-def _row(family: str, dimension: int, found: metrics.LabelScores) -> dict[str, Any]:
+def _row(family: str, dimension: int, found: metrics.LabelScores, *, bits: bool = False) -> dict[str, Any]:
     means = found.means()
-    row: dict[str, Any] = {"family": family, "dimension": f"{dimension} bits" if family in BINARY else dimension}
+    row: dict[str, Any] = {"family": family, "dimension": f"{dimension} bits" if bits else dimension}
     row |= {title: means[name] for name, title in SHOWN.items()}
     return row | {INTERVALS: {SHOWN[n]: i for n, i in found.intervals(seed=SEED).items() if n in SHOWN}}
 
@@ -161,6 +166,7 @@ def main() -> None:
         "--set", action="append", default=[], metavar="OPTION=VALUE", help="any option, for all families"
     )
     parser.add_argument("--euclidean", action="store_true", help="rows of pixels and PCA-32 by Euclidean distance")
+    parser.add_argument("--codes", action="store_true", help="also the signs of embeddings, as codes, and the reverse")
     parser.add_argument("--add", action="store_true", help="keep the rows of other runs that the results' file has")
     parser.add_argument("--name", default="", help="of the results (default: encoders-<collection>)")
     flags = parser.parse_args()
@@ -183,12 +189,12 @@ def main() -> None:
             rows += [row | {COMMAND: command} for row in euclidean(collection)]
         for family in flags.families.split(","):
             config = recipe(family, collection, flags.config, flags.set)
-            row, kinds = measure(config, collection, flags.minutes, flags.altered)
+            measured, kinds = measure(config, collection, flags.minutes, flags.altered, codes=flags.codes)
             own = flags.config is not None and configuration.load(str(flags.config)).encoder.family == family
-            row |= {"recipe": flags.config.stem if own else "", COMMAND: command}
-            rows.append(row)
-            altered[called(row)] = kinds
-            print(markdown([row], {called(row): kinds}), flush=True)
+            measured = [row | {"recipe": flags.config.stem if own else "", COMMAND: command} for row in measured]
+            rows += measured
+            altered[called(measured[0])] = kinds
+            print(markdown(measured, {called(measured[0]): kinds}), flush=True)
         if flags.add:
             old, others = earlier(folder / f"{name}.json")
             rows = [row for row in old if called(row) not in map(called, rows)] + rows
@@ -201,6 +207,7 @@ def main() -> None:
 
 def _said(flags: argparse.Namespace) -> str:
     words = [f"--families {flags.families}", f"--minutes {flags.minutes:g}", f"--altered {flags.altered}"]
+    words += ["--codes"] if flags.codes else []
     words += [f"--config {flags.config}"] if flags.config else []
     return " ".join(words + [f"--set {option}" for option in flags.set])
 

@@ -35,6 +35,7 @@ POOLINGS = ("stride", "max")
 LATENTS = ("dense", "mean", "map")
 ACTIVATIONS = ("leaky_relu", "relu")
 PENALTIES = ("kl", "l1")
+COMPONENTS_OF = ("pixels", "descriptors")
 AGREEMENTS = ("nt_xent", "barlow_twins", "vicreg")
 DESCRIPTORS = ("colour", "hog", "lbp", "edges", "lines")
 
@@ -142,6 +143,10 @@ class OursOptions:
     temperature: of `nt_xent`. projection: width of the layers between the embedding and that term, 0 for none.
     neighbors: embeddings remembered, in which a view's nearest stands in for it (NNCLR); 0 takes the view itself.
     neighbors_after: steps after which they do.
+
+    whiten: how far the axes of what was learned are evened out afterwards, in [0, 1]. components: how many of the
+    dimensions are principal components instead, of the pixels or of `encoder.descriptors` (components_of).
+    components_weight: of their share in the cosine, beside 1 of what was learned.
     """
 
     agreement: str = "nt_xent"
@@ -152,6 +157,15 @@ class OursOptions:
     projection: int = 0
     neighbors: int = 0
     neighbors_after: int = 1000
+    whiten: float = 0.0
+    components: int = 0
+    components_of: str = "pixels"
+    components_weight: float = 1.0
+
+    @property
+    def settles(self) -> bool:
+        """Whether something is done to the embedding once it is trained."""
+        return bool(self.whiten or self.components)
 
     def __post_init__(self) -> None:
         require_one_of("encoder.ours.agreement", self.agreement, AGREEMENTS)
@@ -160,6 +174,10 @@ class OursOptions:
         require(0.0 < self.drawn <= 1.0, f"encoder.ours.drawn must be in (0, 1], got {self.drawn}.")
         require_within("encoder.ours.temperature", self.temperature, 0.01, 10.0)
         require_within("encoder.ours.projection", self.projection, 0, 8192)
+        require_within("encoder.ours.whiten", self.whiten, 0.0, 1.0)
+        require_within("encoder.ours.components", self.components, 0, 4095)
+        require_one_of("encoder.ours.components_of", self.components_of, COMPONENTS_OF)
+        require_within("encoder.ours.components_weight", self.components_weight, 0.0, 100.0)
         require_within("encoder.ours.neighbors", self.neighbors, 0, 10**6)
         require_within("encoder.ours.neighbors_after", self.neighbors_after, 0, 10**9)
 
@@ -215,6 +233,9 @@ class EncoderConfig:
         require(good, f"encoder.units must be 1 to 8 numbers in [1, 8192], got {self.units}.")
         good = bool(self.descriptors) and set(self.descriptors) <= set(DESCRIPTORS)
         require(good, f"encoder.descriptors must be some of {DESCRIPTORS}, got {self.descriptors}.")
+        if self.family == "ours":
+            fewer = self.ours.components < self.dimension
+            require(fewer, f"encoder.ours.components must be below encoder.dimension, got {self.ours.components}.")
         if self.family in BINARY:
             fits = self.dimension % 8 == 0 and 8 <= self.dimension <= 512
             require(fits, f"encoder.dimension of {self.family} must be 8 to 512, whole bytes, got {self.dimension}.")

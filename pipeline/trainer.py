@@ -95,9 +95,8 @@ def _train_and_export(
     mean, variance = _statistics(layer, train) if encoder.standardise else (None, None)
     with strategy.scope():
         network = build(encoder, Collected(mean, variance, len(train.kinds)))
-    if network.loss is None:
-        history = fit_once(encoder.family, network, dataset(train, "train", None), training.seed)
-    else:
+    history = {}
+    if network.loss is not None:
         history = fit(
             network,
             dataset(train, "train", training.seed),
@@ -108,6 +107,7 @@ def _train_and_export(
             logs=logs,
             strategy=strategy,
         )
+    fit_once(network, dataset(train, "train", None), training.seed)
     info = {
         "family": encoder.family,
         "dimension": network.dimension,
@@ -126,15 +126,13 @@ def build(encoder: EncoderConfig, collected: Collected | None = None) -> Network
     return BY_NAME[encoder.family].build(encoder, collected or Collected())
 
 
-def fit_once(family: str, network: Network, train: tf.data.Dataset, seed: int) -> dict[str, list[float]]:
-    """Fits a network that has no loss to the first images of `train`, up to references.FIT_BYTES; has no history."""
-    fitted = BY_NAME[family].fit
-    if fitted is not None:
+def fit_once(network: Network, train: tf.data.Dataset, seed: int) -> None:
+    """Fits what gradients don't train, where there is any, to the first images of `train`, up to FIT_BYTES."""
+    if network.fit is not None:
         size = int(np.prod(network.encoder.input_shape[1:]))
         images = train.unbatch().take(max(1, references.FIT_BYTES // (4 * size))).batch(256)
         batches = [np.rint(pixels.numpy() * 255.0).astype(np.uint8) for pixels, _ in images]
-        fitted(network, np.concatenate(batches), seed)
-    return {}
+        network.fit(np.concatenate(batches), seed)
 
 
 def steps_per_epoch(count: int, training: TrainingConfig) -> int:

@@ -17,8 +17,8 @@ BY_NAME = {
     "binary": Family(binary.binary),
     "ours": Family(ours.ours),
     "pixels": Family(fitted.pixels),
-    "pca": Family(fitted.pca, fitted.fit_pca),
-    "itq": Family(fitted.itq, fitted.fit_itq),
+    "pca": Family(fitted.pca),
+    "itq": Family(fitted.itq),
     "descriptors": Family(descriptors.descriptors),
     "cnn": Family(supervised.cnn),
 }

@@ -28,10 +28,15 @@ _ANGLES, _LINE_SIDE, _STRONGEST = 18, 32, 5
 def descriptors(config: EncoderConfig, collected: Collected) -> Network:
     """Returns the descriptors that `encoder.descriptors` names, each of unit length, one after the other."""
     image = keras.Input((config.height, config.width, config.channels), name="pixels")
+    return Network(keras.Model(image, described(config, image), name="encoder"))
+
+
+def described(config: EncoderConfig, image: Any) -> Any:
+    """Returns those descriptors of Keras' input `image`, reduced to a longest side of LARGEST where it is larger."""
     scale = min(1.0, LARGEST / max(config.height, config.width))
     size = (max(1, round(config.height * scale)), max(1, round(config.width * scale)))
     reduced = AreaResize(*size)(image) if scale < 1.0 else image
-    return Network(keras.Model(image, Descriptors(config.descriptors, name="descriptors")(reduced), name="encoder"))
+    return Descriptors(config.descriptors, name="descriptors")(reduced)
 
 
 @keras.saving.register_keras_serializable("lookalike")

@@ -36,6 +36,8 @@ class Network:
     encoder: pixels float32 `[B, H, W, C]` in [0, 1] -> embedding float32 `[B, D]`, not normalised.
     decoder: such an embedding -> pixels; None where the family doesn't reconstruct.
     loss: see Loss; None for a family that is fitted instead of trained. terms: the names of what it returns.
+    fit: sets the weights that gradients don't, after training or instead of it, from training images, uint8
+    `[N, H, W, C]`, and a seed; None where there are none.
     activation: pixels -> float32 `[B, D]`, positive where the bit of the code is 1; only of binary families, whose
     embedding it is.
     others: models that are needed in training only.
@@ -45,6 +47,7 @@ class Network:
     decoder: keras.Model | None = None
     loss: Loss | None = None
     terms: tuple[str, ...] = ()
+    fit: Callable[[npt.NDArray[np.uint8], int], None] | None = None
     activation: keras.Model | None = None
     others: tuple[keras.Model, ...] = ()
 
@@ -62,14 +65,9 @@ class Network:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A kind of encoder. build: from the options of `encoder`, with its image size set. See `pipeline.families`.
-
-    fit: for what isn't trained by gradients: sets the network's weights from training images, uint8 `[N, H, W, C]`,
-    and a seed.
-    """
+    """A kind of encoder. build: from the options of `encoder`, with its image size set. See `pipeline.families`."""
 
     build: Callable[[EncoderConfig, Collected], Network]
-    fit: Callable[[Network, npt.NDArray[np.uint8], int], None] | None = None
 
 
 class Trainee(keras.Model):

@@ -1,5 +1,7 @@
 """The families that nothing is trained for: raw pixels, principal components, and bits made of those."""
 
+import dataclasses
+import functools
 import math
 
 import keras
@@ -51,7 +53,8 @@ def pca(config: EncoderConfig, collected: Collected) -> Network:
     latent = keras.Input((config.dimension,), name="latent")
     x = keras.layers.Dense(math.prod(shape), name="back")(latent)
     x = keras.layers.Reshape(shape)(keras.layers.ReLU(max_value=1.0)(x))
-    return Network(encoder, keras.Model(latent, x, name="decoder"))
+    network = Network(encoder, keras.Model(latent, x, name="decoder"))
+    return dataclasses.replace(network, fit=functools.partial(fit_pca, network))
 
 
 def fit_pca(network: Network, images: npt.NDArray[np.uint8], seed: int) -> None:
@@ -72,7 +75,8 @@ def itq(config: EncoderConfig, collected: Collected) -> Network:
     image = keras.Input((config.height, config.width, config.channels), name="pixels")
     turned = keras.layers.Dense(config.dimension, name="components")(keras.layers.Flatten()(image))
     activation = keras.Model(image, turned, name="activation")
-    return Network(keras.Model(image, Bits(name="bits")(turned), name="encoder"), activation=activation)
+    network = Network(keras.Model(image, Bits(name="bits")(turned), name="encoder"), activation=activation)
+    return dataclasses.replace(network, fit=functools.partial(fit_itq, network))
 
 
 def fit_itq(network: Network, images: npt.NDArray[np.uint8], seed: int) -> None:

@@ -1,5 +1,7 @@
 """Our family: an autoencoder whose embedding also has to agree about two views of one image."""
 
+import dataclasses
+import functools
 from typing import Any
 
 import keras
@@ -11,6 +13,7 @@ from pipeline.families.augment import augment
 from pipeline.families.bodies import decoder_body, encoder_body
 from pipeline.families.family import Collected, Network
 from pipeline.families.reconstruction import RECONSTRUCTION, error
+from pipeline.families.settled import Direction, settle, settled_decoder, settled_encoder
 
 AGREEMENT = "agreement"
 # Of several devices each sees other images; what one of them remembers is enough.
@@ -23,8 +26,12 @@ def ours(config: EncoderConfig, collected: Collected) -> Network:
     Reconstruction alone keeps what fills the picture; agreement alone keeps only what all views share.
     """
     options = config.ours
-    encoder, decoder = encoder_body(config, collected), decoder_body(config)
-    projection = _projection(config.dimension, options.projection)
+    rest = config.dimension - options.components
+    body = dataclasses.replace(config, dimension=rest, ours=dataclasses.replace(options, components=0))
+    learned, drawing = encoder_body(body, collected), decoder_body(body)
+    if options.settles:
+        learned = keras.Model(learned.input, Direction(name="direction")(learned.output), name="learned")
+    projection = _projection(body.dimension, options.projection)
     memory = None
     if options.neighbors:
         memory = Memory(options.neighbors, projection.output_shape[-1], options.neighbors_after)
@@ -44,10 +51,10 @@ def ours(config: EncoderConfig, collected: Collected) -> Network:
 
     def loss(pixels: tf.Tensor, target: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
         views = tf.concat([augment(pixels, config.augment), augment(pixels, config.augment)], 0)
-        first, second = tf.split(encoder(views, training=training), 2)
+        first, second = tf.split(learned(views, training=training), 2)
         # One of the two is enough to draw from, and for some images: the decoder costs more than the encoder.
         some = tf.cast(tf.math.ceil(options.drawn * tf.cast(tf.shape(pixels)[0], tf.float32)), tf.int32)
-        drawn = error(config, pixels[:some], decoder(first[:some], training=training))
+        drawn = error(config, pixels[:some], drawing(first[:some], training=training))
         held = tf.split(projection(tf.concat([first, second], 0), training=training), 2)
         return {
             RECONSTRUCTION: options.reconstruction * drawn,
@@ -55,7 +62,11 @@ def ours(config: EncoderConfig, collected: Collected) -> Network:
         }
 
     others = (projection, keras.Sequential([memory], name="memories")) if memory is not None else (projection,)
-    return Network(encoder, decoder, loss, (RECONSTRUCTION, AGREEMENT), others=others)
+    terms = (RECONSTRUCTION, AGREEMENT)
+    if not options.settles:
+        return Network(learned, drawing, loss, terms, others=others)
+    network = Network(settled_encoder(config, learned), settled_decoder(config, drawing), loss, terms, others=others)
+    return dataclasses.replace(network, fit=functools.partial(settle, network, whiten=options.whiten))
 
 
 class Memory(keras.layers.Layer):
