@@ -148,7 +148,9 @@ class FanOutRetrieval(Retrieval):
     def _owners(self, query: Query, merged: LeafResult) -> Owners:
         if query.collapse_groups:
             return collapse_groups([self._content_of(item)[1] for item in merged.items], query.k)
-        assert merged.embeddings is not None
+        if merged.embeddings is None:
+            # Where nothing is found there are none.
+            return np.empty(0, np.int64)
         return collapse(merged.embeddings, query.collapse_score or 1.0, query.k)
 
     def _distinct(self, merged: LeafResult, owners: Owners, coverage: float) -> Answer:

@@ -1,5 +1,6 @@
 """A root and its leaves, the encoder beside them, and a client of the root, in the test's process."""
 
+import time
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +17,7 @@ class FannedOut:
     """Started on entry, drained on exit.
 
     of: how many leaves. replicas: of each. fan_out: further options of the root's section. options: of all gateways.
-    root, leaf: of those alone.
+    root, leaf: of those alone. swapped: two leaves that the root takes for each other.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class FannedOut:
         fan_out: dict[str, Any] | None = None,
         root: dict[str, Any] | None = None,
         leaf: dict[str, Any] | None = None,
+        swapped: tuple[int, int] | None = None,
         **options: Any,
     ) -> None:
         self.collection = collection
@@ -43,6 +45,7 @@ class FannedOut:
         self._root_options = root or {}
         self._leaf_options = leaf or {}
         self._options = options
+        self._swapped = swapped
         # By share and number of the replica.
         self.leaves: dict[tuple[int, int], Gateway] = {}
         self.ports: dict[tuple[int, int], int] = {}
@@ -65,10 +68,22 @@ class FannedOut:
     def start_root(self) -> None:
         """Starts the root."""
         places = [[self.ports[share, replica] for replica in range(self._replicas)] for share in range(self._of)]
+        if self._swapped is not None:
+            one, other = self._swapped
+            places[one], places[other] = places[other], places[one]
         leaves = [",".join(f"127.0.0.1:{port}" for port in ports) for ports in places]
         options = {**self._root_options, "fan_out": FanOut(leaves=leaves, **self._fan_out)}
         self.root, self.port = self._loop.run(self._start(options))
         self.client = Client(self.address)
+
+    def wait_until_whole(self, seconds: float = 60.0) -> None:
+        """Waits until answers come from all of the release: a root begins with `min_coverage` of it."""
+        self.client.wait_until_serving(seconds)
+        end = time.monotonic() + seconds
+        while self.client.search(vector=[1.0] * self.collection.dimension).degraded:
+            if time.monotonic() > end:
+                raise TimeoutError(f"the root's answers are degraded after {seconds:g} s.")
+            time.sleep(0.02)
 
     def __enter__(self) -> "FannedOut":
         self._loop.run(self.encoder.start())
