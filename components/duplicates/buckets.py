@@ -9,7 +9,7 @@ its hashes are sorted, and each is compared with those that come next. So the wo
 import numpy as np
 import numpy.typing as npt
 
-from components.duplicates.perceptual_hash import Hashes
+from components.duplicates.perceptual_hash import BITS, Hashes
 
 BANDS = 8
 # Up to here each of a bucket is compared with each. Beyond, with _BLOCK to 2 * _BLOCK neighbours in order.
@@ -36,42 +36,39 @@ def near_pairs(hashes: Hashes, order: Hashes, hamming: int) -> Rows:
         return np.zeros((0, 2), np.int64)
     # Neighbours in this order have the leading bytes in common; equal hashes stand together.
     sorted_ = np.lexsort((order, hashes))
-    hashes, order = hashes[sorted_], order[sorted_]
-    bits = _signs(hashes)
+    rank = np.empty(len(hashes), np.int64)
+    rank[np.argsort(order[sorted_], kind="stable")] = np.arange(len(hashes))
+    signs = _signs(hashes[sorted_])
+    # The product of two vectors of signs is 64 less twice the number of bits that differ.
+    least = BITS - 2 * hamming
     found = []
     for start in range(0, len(hashes), _BLOCK):
-        end = min(start + 2 * _BLOCK, len(hashes))
-        rows = slice(start, min(start + _BLOCK, len(hashes)))
-        # The product of two vectors of signs is 64 less twice the number that differ.
-        differing = (64 - bits[rows] @ bits[start:end].T) / 2
-        np.fill_diagonal(differing, np.inf)
-        found.append(_kept(differing, order[start:end], hamming) + start)
-        # The next block has been compared with this one, from this side only.
-        later = differing[:, _BLOCK:]
-        if later.size:
-            pairs = _kept(later.T, order[rows], hamming)
-            found.append(np.column_stack([pairs[:, 0] + start + _BLOCK, pairs[:, 1] + start]))
-    pairs = np.sort(np.concatenate(found), axis=1)
-    return np.asarray(sorted_[np.unique(pairs, axis=0)], np.int64)
+        products = signs[start : start + _BLOCK] @ signs[start : start + 2 * _BLOCK].T
+        rows, columns = np.nonzero(products >= least)
+        others = rows != columns
+        rows, columns = rows[others], columns[others]
+        values = products[rows, columns]
+        rows, columns = rows + start, columns + start
+        found.append(_kept(rows, columns, values, rank))
+        # Of the next block each has been compared with this one, from this side only.
+        later = columns >= start + _BLOCK
+        found.append(_kept(columns[later], rows[later], values[later], rank))
+    pairs = np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
+    return np.asarray(sorted_[pairs], np.int64)
 
 
-def _kept(differing: npt.NDArray[np.float32], order: Hashes, hamming: int) -> Rows:
-    """Returns (row, column) of those that are near, of each row the nearest and the first. differing: `[A, B]`."""
-    near = differing <= hamming
-    rows = np.flatnonzero(near.any(axis=1))
-    if not len(rows):
-        return np.zeros((0, 2), np.int64)
-    rank = np.empty(len(order), np.int64)
-    rank[np.argsort(order, kind="stable")] = np.arange(len(order))
-    some = near[rows]
-    found = []
-    for values, most in ((differing[rows] * len(order) + rank, _NEAREST), (np.broadcast_to(rank, some.shape), _FIRST)):
-        values = np.where(some, values, np.inf)
-        columns = np.argpartition(values, min(most, values.shape[1]) - 1, axis=1)[:, :most]
-        places = np.take_along_axis(some, columns, axis=1)
-        chosen = np.nonzero(places)
-        found.append(np.column_stack([rows[chosen[0]], columns[chosen]]))
-    return np.unique(np.concatenate(found), axis=0)
+def _kept(rows: Rows, columns: Rows, products: npt.NDArray[np.float32], rank: Rows) -> Rows:
+    """Returns (row, column) of each row's nearest, and of its first by `rank`."""
+    nearest = np.lexsort((rank[columns], -products, rows))
+    first = np.lexsort((rank[columns], rows))
+    chosen = np.concatenate([_leading(nearest, rows, _NEAREST), _leading(first, rows, _FIRST)])
+    return np.column_stack([rows[chosen], columns[chosen]])
+
+
+def _leading(order: Rows, rows: Rows, most: int) -> Rows:
+    """Returns of an order that goes by rows the first `most` of each row."""
+    ordered = rows[order]
+    return order[np.arange(len(order)) - np.searchsorted(ordered, ordered) < most]
 
 
 def _signs(hashes: Hashes) -> npt.NDArray[np.float32]:
