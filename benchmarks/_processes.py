@@ -71,6 +71,14 @@ class Measured:
         os.kill(process.pid, signal.SIGKILL)
         process.stop()
 
+    def freeze(self) -> None:
+        """Stops it with SIGSTOP: its port takes connections, and nothing is answered."""
+        self._psutil.suspend()
+
+    def thaw(self) -> None:
+        """Lets it go on."""
+        self._psutil.resume()
+
     def stop(self) -> None:
         """Asks it to end, and waits."""
         self._process.stop()

@@ -88,15 +88,24 @@ def choose_index(
 
 
 def write_body(
-    folder: pathlib.Path, items: Sequence[Item], embeddings: Embeddings, parameters: IndexParameters | None = None
+    folder: pathlib.Path,
+    items: Sequence[Item],
+    embeddings: Embeddings,
+    parameters: IndexParameters | None = None,
+    *,
+    shards: int = 1,
 ) -> pathlib.Path:
-    """Writes `index/`, `embeddings/` and `items/` of a release of one shard; returns the folder."""
-    file = folder / layout.embeddings_file(0, 1)
-    file.parent.mkdir(parents=True)
-    np.save(file, embeddings, allow_pickle=False)
-    index = build_index(embeddings, parameters or choose_parameters(*embeddings.shape))
-    index.save(folder / layout.index_folder(0, 1))
-    write_items(folder / layout.items_file(0, 1), items)
+    """Writes `index/`, `embeddings/` and `items/` of a release; returns the folder. parameters: of each shard."""
+    owners = np.array([layout.shard_of(item.item_id, shards) for item in items]) if shards > 1 else np.zeros(len(items))
+    for number in range(shards):
+        place, rows = (number, shards), np.flatnonzero(owners == number)
+        file = folder / layout.embeddings_file(*place)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        ours = embeddings[rows]
+        np.save(file, ours, allow_pickle=False)
+        index = build_index(ours, parameters or choose_parameters(*embeddings.shape))
+        index.save(folder / layout.index_folder(*place))
+        write_items(folder / layout.items_file(*place), [items[row] for row in rows.tolist()])
     return folder
 
 

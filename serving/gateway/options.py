@@ -148,7 +148,7 @@ class FanOut:
 
     shard_share: str | None = None
     leaves: list[str] = dataclasses.field(default_factory=list)
-    leaf_seconds: float = 1.0
+    leaf_seconds: float = 0.5
     min_coverage: float = 0.5
     leaf_poll_seconds: float = 0.5
     leaf_failures: int = 3

@@ -23,7 +23,7 @@ Call = Callable[[Leaf, float], Awaitable[T]]
 # A call that had less time than this says nothing about the leaf when it is over.
 _FAIR_SECONDS = 0.2
 # Of a leaf that is well: looking at more often, or for longer, would take what queries need.
-_STATUS_SECONDS = 1.0
+_STATUS_SECONDS = 0.5
 # What another replica may do better.
 _ELSEWHERE = (errors.LeafUnavailable, errors.ReleaseNotHeld)
 _log = logging.getLogger(__name__)

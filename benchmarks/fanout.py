@@ -1,0 +1,219 @@
+"""A root over four leaves against one process with the same shards, and what becomes of answers when a leaf is away.
+
+  make bench NAME=fanout                  a release of 200,000 items in four shards, 64 dimensions
+  make bench NAME=fanout SCALE=small      8,000 items, shorter runs
+
+Everything is a process of its own: one model server, one gateway that holds all four shards, four leaves with one each,
+and a root. A load generator drives the gateway and the root in turn (A B A B ..., medians of 5) with vector queries.
+All share this machine's processors, so what is measured is what a fan-out costs; what it is for, an index that no one
+machine can hold or search in time, needs several machines.
+Then a leaf is stopped in the midst of load, once by SIGSTOP (its port is open, nothing answers) and once by SIGKILL:
+every call must be answered within its deadline of 1 s, from all of the items or from exactly those of the other leaves.
+"""
+
+import argparse
+import contextlib
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks._encoders import write_encoder
+from benchmarks._load import LoadGenerator, Trace, median, percentile, read_answers
+from benchmarks._processes import Measured, gateway_command, model_server_command, say, started
+from benchmarks._releases import DIMENSION, choose_index, make_embeddings, make_items, publish_release, write_body
+from benchmarks._results import Goal, arguments, digits, report
+from lookalike.retrieval.v1 import retrieval_pb2
+from serving.client import Client
+
+RUNS = 5
+K = 10
+LEAVES = 4
+IN_FLIGHT = (1, 16, 64)
+# What clients give, and what a leaf gets of it.
+DEADLINE_SECONDS = 1.0
+LEAF_SECONDS = 0.25
+_SERVED_SECONDS = 180.0
+
+
+class Sides:
+    """One process, and a root with its leaves, over one serving root."""
+
+    def __init__(self, one: Measured, root: Measured, leaves: Sequence[Measured]) -> None:
+        self.one = one
+        self.root = root
+        self.leaves = leaves
+
+    def wait_until_whole(self) -> None:
+        """Waits until both answer from all items."""
+        end = time.monotonic() + _SERVED_SECONDS
+        for gateway in (self.one, self.root):
+            with Client(gateway.address) as client:
+                client.wait_until_serving(_SERVED_SECONDS, encoder=False)
+                while client.search(vector=[1.0] * DIMENSION, k=1).degraded:
+                    if time.monotonic() > end:
+                        raise RuntimeError(f"answers stay degraded:\n{self.root.tail()}")
+                    time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def running(serving_root: pathlib.Path, logs: pathlib.Path) -> Any:
+    """Runs both sides."""
+    with contextlib.ExitStack() as stack:
+        encoder = stack.enter_context(started("model-server", model_server_command(serving_root), logs)).address
+
+        def gateway(name: str, *flags: str) -> Measured:
+            return stack.enter_context(started(name, gateway_command(serving_root, encoder, *flags), logs))
+
+        one = gateway("one")
+        leaves = [gateway(f"leaf-{number}", "--shard-share", f"{number}/{LEAVES}") for number in range(LEAVES)]
+        addresses = [leaf.address for leaf in leaves]
+        root = gateway("root", "--leaves", *addresses, "--leaf-seconds", str(LEAF_SECONDS))
+        sides = Sides(one, root, leaves)
+        sides.wait_until_whole()
+        yield sides
+
+
+class Comparison:
+    """The measurements, on running sides."""
+
+    def __init__(self, sides: Sides, generator: LoadGenerator, requests: str, folder: pathlib.Path) -> None:
+        self._sides = sides
+        self._generator = generator
+        self._requests = requests
+        self._folder = folder
+        self.rows: list[dict[str, Any]] = []
+        self.goals: list[Goal] = []
+
+    def compare(self, seconds: float) -> None:
+        """Root and leaves against one process."""
+        kinds = {"one process": [self._sides.one], "root and 4 leaves": [self._sides.root, *self._sides.leaves]}
+        for in_flight in IN_FLIGHT:
+            figures: dict[str, list[dict[str, float]]] = {name: [] for name in kinds}
+            for run in range(RUNS + 1):
+                for name, servers in kinds.items():
+                    found = self._run(servers, in_flight, seconds)
+                    # The first of each doesn't count.
+                    if run:
+                        figures[name].append(found)
+            one, fanned = figures.values()
+            ratios = [b["rate"] / a["rate"] for a, b in zip(one, fanned, strict=True)]
+            for name, found in figures.items():
+                row = {"what": name, "in flight": in_flight, "queries/s": median(found, "rate")}
+                row |= {"p50 ms": median(found, "p50"), "p99 ms": median(found, "p99")}
+                row["CPU us/query"] = median(found, "cpu")
+                if name != "one process":
+                    row["of one process"] = float(np.median(ratios))
+                self._add(row)
+
+    def stop_a_leaf(self, how: str, stop: Callable[[Measured], None], expected: float, seconds: float) -> None:
+        """Load, and a leaf that is stopped in its midst. expected: the share of the items that the others hold."""
+        root, leaf = self._sides.root, self._sides.leaves[1]
+        trace, answers = self._folder / f"{how}.npy", self._folder / f"{how}.answers"
+        job = {"target": root.address, "requests": self._requests, "in_flight": 16, "timeout": DEADLINE_SECONDS}
+        self._generator.begin("Search", **job, seconds=2 * seconds, trace=str(trace), answers=str(answers))
+        time.sleep(seconds)
+        stop(leaf)
+        moment = time.monotonic()
+        figures = self._generator.result()
+        calls = Trace(trace)
+        coverages = np.array(
+            [retrieval_pb2.SearchResponse.FromString(data).coverage for _, data in read_answers(answers)]
+        )
+        # float32 on the wire.
+        wrong = int((~np.isin(coverages, np.array([1.0, expected], np.float32))).sum())
+        after = calls.sent > moment + 1.5
+        last = coverages[-max(1, int(after.sum())) :]
+        self._add(
+            {
+                "what": f"a leaf stopped by {how}",
+                "in flight": 16,
+                "queries/s": float(after.sum()) / max(1e-9, float(calls.ended.max() - moment - 1.5)),
+                "p50 ms": 1e3 * percentile(calls.seconds[after], 50),
+                "p99 ms": 1e3 * percentile(calls.seconds[after], 99),
+                "calls": figures["calls"],
+                "not answered in time": figures["calls"] - figures["ok"],
+                "longest ms": 1e3 * float(calls.seconds.max()),
+                "coverage": float(np.median(last)),
+                "wrong coverage": wrong,
+            }
+        )
+        self.goals += [
+            Goal(f"{how}: calls not answered in time", float(figures["calls"] - figures["ok"]), 0.0, at_most=True),
+            Goal(f"{how}: longest call, s", float(calls.seconds.max()), DEADLINE_SECONDS, at_most=True),
+            Goal(f"{how}: answers of another coverage than 1 and {expected:.4f}", float(wrong), 0.0, at_most=True),
+        ]
+
+    def _run(self, servers: Sequence[Measured], in_flight: int, seconds: float) -> dict[str, float]:
+        before = sum(server.cpu_seconds() for server in servers)
+        job = {"target": servers[0].address, "requests": self._requests, "in_flight": in_flight, "seconds": seconds}
+        figures = self._generator.run("Search", **job)
+        used = sum(server.cpu_seconds() for server in servers) - before
+        if figures["codes"].keys() != {"OK"}:
+            raise RuntimeError(f"Search failed: {figures['codes']}.")
+        p50, p99 = 1e3 * figures["p50"], 1e3 * figures["p99"]
+        return {"rate": figures["rate"], "p50": p50, "p99": p99, "cpu": 1e6 * used / figures["ok"]}
+
+    def _add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        say(", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{value}" for name, value in row.items()))
+
+
+def measure(folder: pathlib.Path, flags: argparse.Namespace) -> tuple[list[dict[str, Any]], list[Goal], dict[str, Any]]:
+    """Publishes a release, serves it in both ways, and measures; returns rows, goals and facts."""
+    small = flags.scale == "small"
+    count, seconds = (8_000, 0.3) if small else (200_000, 2.5)
+    files = sorted((flags.images or digits(folder / "digits")).rglob("*.png"))
+    images = [file.read_bytes() for file in files[:16]]
+    embeddings, queries = make_embeddings(count, 1000)
+    items = make_items(count)
+    # Each shard has an index of its own; they are alike.
+    parameters, recall = choose_index(embeddings[: count // LEAVES], queries)
+    say(f"building {LEAVES} shards of {count} items: {parameters.kind}")
+    body = write_body(folder / "body", items, embeddings, parameters, shards=LEAVES)
+    write_encoder(folder / "encoder", images, dimension=DIMENSION)
+    published = publish_release(folder / "root", folder / "encoder", body, items, embeddings)
+    counts = [shard.count for shard in published.manifest.index.shards]
+    expected = (count - counts[1]) / count
+    messages = [
+        retrieval_pb2.SearchRequest(vector=retrieval_pb2.Vector(values=vector.tolist()), k=K) for vector in queries
+    ]
+    with LoadGenerator(folder / "load") as generator, running(folder / "root", folder / "logs") as sides:
+        differ = same_answers(sides, queries[:100])
+        comparison = Comparison(sides, generator, generator.requests("vectors", messages), folder / "load")
+        comparison.compare(seconds)
+        stopped = 2.0 if small else 5.0
+        comparison.stop_a_leaf("SIGSTOP", Measured.freeze, expected, stopped)
+        sides.leaves[1].thaw()
+        sides.wait_until_whole()
+        say("the leaf goes on, and answers are whole again")
+        comparison.stop_a_leaf("SIGKILL", Measured.kill, expected, stopped)
+        memory = {
+            "one process": sides.one.peak_mib(),
+            "root": sides.root.peak_mib(),
+            "leaf": sides.leaves[0].peak_mib(),
+        }
+    goals = [Goal("answers of the root that differ from those of one process", float(differ), 0.0, at_most=True)]
+    facts = {"items": count, "shards": counts, "index": parameters.to_dict(), "recall@10 of a shard": recall}
+    return comparison.rows, goals + comparison.goals, {**facts, "peak_mib": memory, "leaf_seconds": LEAF_SECONDS}
+
+
+def same_answers(sides: Sides, queries: Any) -> int:
+    """Returns how many of some queries the two sides answer differently."""
+    with Client(sides.one.address) as one, Client(sides.root.address) as root:
+        pairs = [[side.search(vector=query.tolist(), k=K).neighbors for side in (one, root)] for query in queries]
+    return sum(ours != theirs for ours, theirs in pairs)
+
+
+def main() -> None:
+    flags = arguments(__doc__)
+    with tempfile.TemporaryDirectory() as scratch:
+        rows, goals, facts = measure(pathlib.Path(scratch), flags)
+    report("fanout", flags.scale, rows, goals, **facts)
+
+
+if __name__ == "__main__":
+    main()
