@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from serving.index import IndexParameters
 from serving.release.reader import Release, open_release
 from serving.storage import open_store
 from tests.serving.release_builder import build_release, make_items, unit_vectors
@@ -17,9 +18,14 @@ EMBEDDINGS = unit_vectors(COUNT, 8)
 EMBEDDINGS[30:] = EMBEDDINGS[:30]
 
 
-@pytest.fixture(params=[1, 2, 5])
+@pytest.fixture(params=[(1, "brute_force"), (2, "brute_force"), (5, "brute_force"), (1, "hamming"), (2, "hamming")])
 def release(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Release:
-    release_id = build_release(tmp_path / "root", items=ITEMS, embeddings=EMBEDDINGS, shards=request.param)
+    shards, kind = request.param
+    # A short list that holds them all, so that it misses none.
+    parameters = IndexParameters(kind, reorder=COUNT)
+    release_id = build_release(
+        tmp_path / "root", items=ITEMS, embeddings=EMBEDDINGS, shards=shards, parameters=parameters
+    )
     return open_release(open_store(tmp_path / "root"), release_id)
 
 
@@ -80,3 +86,20 @@ def test_where_is_a_mask_of_rows(release: Release) -> None:
     assert mask.dtype == np.bool_ and mask.shape == (COUNT,)
     assert sorted(ids(release, np.flatnonzero(mask))) == [item.item_id for item in ITEMS[:7]]
     assert not release.where(query, ("number", -1)).any()
+
+
+def test_embeddings_that_are_only_signs_are_ranked_by_hamming_distance_and_id(tmp_path: pathlib.Path) -> None:
+    signs = (np.where(unit_vectors(900, 16) < 0, -1, 1) / 4).astype(np.float32)
+    items = make_items(900)
+    release_id = build_release(
+        tmp_path / "root", items=items, embeddings=signs, parameters=IndexParameters("hamming", reorder=1)
+    )
+    release = open_release(open_store(tmp_path / "root"), release_id)
+    assert not release.exact
+    for query in signs[:5]:
+        distances = (signs != query).sum(axis=1)
+        # Its items are in the order of their ids.
+        expected = np.argsort(distances, kind="stable")[:10]
+        rows, scores = release.nearest(query, 10)
+        assert ids(release, rows) == [items[row].item_id for row in expected]
+        np.testing.assert_allclose(scores, 1 - 2 * distances[expected] / 16, atol=1e-6)
