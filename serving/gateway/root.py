@@ -48,6 +48,7 @@ class Root:
                 ReplicatedLeaf(
                     share,
                     list(zip(names, clients, strict=True)),
+                    seconds=options.leaf_seconds,
                     failures=options.leaf_failures,
                     pause=options.leaf_pause_seconds,
                     hedging=Hedging(options.hedge_percentile, options.hedge_share),

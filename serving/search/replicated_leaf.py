@@ -22,8 +22,6 @@ T = TypeVar("T")
 Call = Callable[[Leaf, float], Awaitable[T]]
 # A call that had less time than this says nothing about the leaf when it is over.
 _FAIR_SECONDS = 0.2
-# Of a leaf that is well: looking at more often, or for longer, would take what queries need.
-_STATUS_SECONDS = 0.5
 # What another replica may do better.
 _ELSEWHERE = (errors.LeafUnavailable, errors.ReleaseNotHeld)
 _log = logging.getLogger(__name__)
@@ -95,10 +93,10 @@ class Replica:
         self.reachable = False
         self._said = ""
 
-    async def look(self, share: Share) -> None:
-        """Asks what it holds. Raises nothing."""
+    async def look(self, share: Share, seconds: float) -> None:
+        """Asks what it holds, for so long at most. Raises nothing."""
         try:
-            status = await asyncio.wait_for(self.leaf.status(timeout=_STATUS_SECONDS), _STATUS_SECONDS)
+            status = await asyncio.wait_for(self.leaf.status(timeout=seconds), seconds)
             if status.share != share:
                 raise errors.WrongShare(f"it holds the share {status.share} and not {share}.")
         except (errors.RetrievalError, asyncio.TimeoutError) as error:
@@ -126,17 +124,20 @@ class ReplicatedLeaf:
         share: Share,
         leaves: Sequence[tuple[str, Leaf]],
         *,
+        seconds: float,
         failures: int,
         pause: float,
         hedging: Hedging,
         told: Callable[[Share, str, float], None] = lambda share, outcome, seconds: None,
     ) -> None:
-        """leaves: name and leaf of each replica. failures: in a row, after which one isn't asked for `pause` seconds.
+        """leaves: name and leaf of each replica. seconds: that one may take to say what it holds. failures: in a row,
+        after which one isn't asked for `pause` seconds.
 
         told: of each call how it ended (ok, unavailable, deadline, overloaded, refused, cancelled), and its seconds.
         """
         self.share = share
         self.replicas = [Replica(leaf, name, Breaker(failures, pause)) for name, leaf in leaves]
+        self._seconds = seconds
         self._latencies = Latencies(hedging.percentile)
         self._budget = Budget(hedging.share)
         self._told = told
@@ -155,7 +156,7 @@ class ReplicatedLeaf:
 
     async def look(self) -> None:
         """Asks every replica what it holds. Raises nothing."""
-        await asyncio.gather(*(replica.look(self.share) for replica in self.replicas))
+        await asyncio.gather(*(replica.look(self.share, self._seconds) for replica in self.replicas))
 
     async def ask(self, call: Call[T], release_id: str, timeout: float, *, hedged: bool = False) -> T:
         """Returns what `call` does of a replica that holds the release. hedged: whether all such calls are alike.

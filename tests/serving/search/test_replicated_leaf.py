@@ -60,6 +60,7 @@ class Group:
         self.leaf = ReplicatedLeaf(
             SHARE,
             [(leaf.name, leaf) for leaf in self.leaves],
+            seconds=30.0,
             failures=failures,
             pause=pause,
             hedging=Hedging(0.95, share),

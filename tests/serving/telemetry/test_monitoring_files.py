@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 import yaml
 
 from serving.client import Query, QueryFailed
+from serving.gateway.options import Monitoring
 from serving.release.distribution import Distribution
 from serving.telemetry.drift import LEAST
 from tests.serving.collection import Collection
+from tests.serving.fanned_out import FannedOut
 from tests.serving.loop_thread import LoopThread
 from tests.serving.pictures import png
 from tests.serving.telemetry import promql
@@ -65,7 +68,10 @@ def scrape(loop: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     collection.publish(
         evaluation={"top1_scores": uniform.to_dict()}, encoder_metrics={"reconstruction_errors": uniform.to_dict()}
     )
-    with Monitored(loop, collection, monitoring={"reconstruct_images": 1.0}) as gateway:
+    with (
+        Monitored(loop, collection, monitoring={"reconstruct_images": 1.0}) as gateway,
+        FannedOut(loop, collection, of=2, root={"monitoring": told(collection)}) as fanned,
+    ):
         gateway.client.wait_until_serving(60)
         gateway.client.batch_search([Query(vector=[1.0] * 16)] * LEAST)
         gateway.client.search(vector=[1.0] * 16, filter='label = "1"')
@@ -74,7 +80,21 @@ def scrape(loop: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         while gateway.scrape().value("lookalike_reconstructions_total", outcome="measured") < LEAST:
             for seed in range(50):
                 gateway.client.search(image=png(seed), k=1)
-        yield gateway.scrape()
+        fanned.wait_until_whole()
+        scrape = gateway.scrape()
+        # What only a root tells.
+        scrape.samples = {**scraped(collection).samples, **scrape.samples}
+        yield scrape
+
+
+def told(collection: Collection) -> Monitoring:
+    return Monitoring(metrics_port=0, metrics_port_file=f"{collection.root}.root-metrics-port")
+
+
+def scraped(collection: Collection) -> Scrape:
+    port = pathlib.Path(f"{collection.root}.root-metrics-port").read_text().strip()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as response:
+        return Scrape(response.read().decode())
 
 
 @pytest.mark.parametrize("expression", expressions())
