@@ -51,10 +51,9 @@ SHOWN = {
 def recipe(
     family: str, collection: Collection, path: pathlib.Path | None, overrides: list[str]
 ) -> configuration.PipelineConfig:
-    """Returns the config a family is trained by: its file's (of one family), or the defaults."""
+    """Returns the config a family is trained by: its recipe's, or the defaults."""
+    overrides = overrides if path else [f"encoder.family={family}", *overrides]
     config = configuration.load(str(path) if path else None, overrides)
-    if path is None or config.encoder.family != family:
-        config = configuration.load(None, [f"encoder.family={family}", *overrides])
     shape = collection.shape
     sized = dataclasses.replace(config.encoder, height=shape.height, width=shape.width, channels=shape.channels)
     return dataclasses.replace(config, encoder=sized)
@@ -158,10 +157,13 @@ def main() -> None:
     parser.add_argument(
         "--data", "--images", type=pathlib.Path, action="append", help="a labelled collection; repeatable"
     )
-    parser.add_argument("--families", default=",".join(FAMILIES), help="names, with commas between")
+    parser.add_argument("--families", help="names, with commas between (default: those of --config, or all)")
     parser.add_argument("--minutes", type=float, default=15.0, help="most minutes a family is trained on a collection")
     parser.add_argument("--altered", type=int, default=2_000, help="test images that are asked for again, altered")
-    parser.add_argument("--config", type=pathlib.Path, help="the recipe of its family; the others take the defaults")
+    parser.add_argument("--queries", type=int, default=0, help="only so many of the test images ask (default: all)")
+    parser.add_argument(
+        "--config", type=pathlib.Path, action="append", default=[], help="the recipe of its family; repeatable"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="OPTION=VALUE", help="any option, for all families"
     )
@@ -178,7 +180,7 @@ def main() -> None:
             flags.families, flags.altered = ",".join(SMALL), 50
             flags.set = ["training.epochs=1", "training.min_steps=20", "encoder.dimension=16", "encoder.filters=[8]"]
         else:
-            collections = [read(folder) for folder in flags.data]
+            collections = [_asked(read(folder), flags.queries) for folder in flags.data]
     folder = RESULTS if flags.scale == "full" else RESULTS / "small"
     for collection in collections:
         name = flags.name or f"encoders-{collection.name}"
@@ -187,11 +189,10 @@ def main() -> None:
         altered: dict[str, Altered] = {}
         if flags.scale == "full" and flags.euclidean:
             rows += [row | {COMMAND: command} for row in euclidean(collection)]
-        for family in flags.families.split(","):
-            config = recipe(family, collection, flags.config, flags.set)
+        for family, path in _chosen(flags):
+            config = recipe(family, collection, path, flags.set)
             measured, kinds = measure(config, collection, flags.minutes, flags.altered, codes=flags.codes)
-            own = flags.config is not None and configuration.load(str(flags.config)).encoder.family == family
-            measured = [row | {"recipe": flags.config.stem if own else "", COMMAND: command} for row in measured]
+            measured = [row | {"recipe": path.stem if path else "", COMMAND: command} for row in measured]
             rows += measured
             altered[called(measured[0])] = kinds
             print(markdown(measured, {called(measured[0]): kinds}), flush=True)
@@ -205,10 +206,24 @@ def main() -> None:
         (folder / f"{name}.md").write_text(markdown(rows, altered))
 
 
+def _asked(collection: Collection, queries: int) -> Collection:
+    return dataclasses.replace(collection, test=collection.test.first(queries)) if queries else collection
+
+
+def _chosen(flags: argparse.Namespace) -> list[tuple[str, pathlib.Path | None]]:
+    """Returns what is trained: family and recipe, None for the defaults."""
+    own = [(configuration.load(str(path)).encoder.family, path) for path in flags.config]
+    if flags.families is None and own:
+        return list(own)
+    return [(name, dict(own).get(name)) for name in (flags.families or ",".join(FAMILIES)).split(",")]
+
+
 def _said(flags: argparse.Namespace) -> str:
-    words = [f"--families {flags.families}", f"--minutes {flags.minutes:g}", f"--altered {flags.altered}"]
+    words = [f"--families {flags.families}"] if flags.families else []
+    words += [f"--config {path}" for path in flags.config]
+    words += [f"--minutes {flags.minutes:g}", f"--altered {flags.altered}"]
+    words += [f"--queries {flags.queries}"] if flags.queries else []
     words += ["--codes"] if flags.codes else []
-    words += [f"--config {flags.config}"] if flags.config else []
     return " ".join(words + [f"--set {option}" for option in flags.set])
 
 
