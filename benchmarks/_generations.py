@@ -18,7 +18,8 @@ from benchmarks._load import read_answers
 from benchmarks._releases import Embeddings, make_items, publish_release, write_body
 from lookalike.retrieval.v1 import retrieval_pb2
 from serving.release import layout
-from serving.release.retention import prune, rollback
+from serving.release.current import write_current
+from serving.release.retention import prune
 from serving.storage import open_store
 
 K = 10
@@ -72,8 +73,9 @@ class Generations:
             (self.root / part).parent.mkdir(parents=True, exist_ok=True)
             (self._staging / part).rename(self.root / part)
         store = open_store(self.root)
-        # Which checks all of it first, as the publisher does; the lease is the root's own.
-        rollback(store, generation.release_id, holder="benchmark")
+        # All that a publisher does in the serving root at that moment. That it checks and copies everything before was
+        # done in the staging folder: it has a machine of its own, and these two cores are for those who answer.
+        write_current(store, generation.release_id)
         if self.number >= keep:
             prune(store, keep=keep, grace_seconds=0, holder="benchmark")
         return generation

@@ -62,6 +62,8 @@ class LoadGenerator:
             stdout=subprocess.PIPE,
             text=True,
             cwd=REPOSITORY,
+            # Where Linux shares processors out by sessions it is one of its own, as its clients would be.
+            start_new_session=True,
         )
         return self
 

@@ -65,7 +65,8 @@ def swap_under_load(
         peak = generator.run("Search", **job, in_flight=16, seconds=steady_seconds)["rate"]
         rate = share_of_peak * peak
         say(f"peak {peak:.0f} queries/s; steady at {rate:.0f}")
-        steady = generator.run("Search", **job, rate=rate, seconds=steady_seconds)
+        before = folder / "steady.npy"
+        generator.run("Search", **job, rate=rate, seconds=steady_seconds, trace=str(before))
 
         period = max(least_period, 1.1 * queries / rate / swaps)
         trace, answers = folder / "swaps.npy", folder / "swaps.answers"
@@ -75,7 +76,7 @@ def swap_under_load(
         windows, memory = _swap(running, generations, client, swaps, period)
         done.touch()
         figures = generator.result()
-    calls = Trace(trace)
+    steady, calls = Trace(before), Trace(trace)
     swapping = np.zeros(len(calls.sent), bool)
     for begun, served in windows:
         swapping |= (calls.ended >= begun) & (calls.due <= served + 0.5)
@@ -90,8 +91,8 @@ def swap_under_load(
         wrong=wrong,
         releases_seen=len(windows) + 1,
         swap_seconds=float(np.median([served - begun for begun, served in windows])),
-        steady_p99=steady["p99"],
         # Latency as the caller feels it: from when the call was due.
+        steady_p99=percentile((steady.ended - steady.due)[steady.ok], 99),
         swap_p99=percentile((calls.ended - calls.due)[swapping & calls.ok], 99),
         resident_early=memory[min(early, swaps) - 1],
         resident_late=memory[-1],

@@ -111,6 +111,7 @@ class Examiner:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+                start_new_session=True,
             )
         try:
             data, _ = process.communicate(asked)

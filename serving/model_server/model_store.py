@@ -17,7 +17,6 @@ from serving.model_server.errors import (
     invalid_argument,
     not_found,
 )
-from serving.model_server.priority import at_low_priority
 from serving.model_server.servable import Handle, Servable
 from serving.model_server.versions import Load, Snapshot, State, Unload, aspired_versions, list_versions, next_action
 
@@ -296,11 +295,8 @@ class ModelStore:
     def _load(self, name: str, number: int, version: _Version) -> None:
         started = self._clock()
         try:
-            if any(self._available.values()):
-                servable = at_low_priority(lambda: self._loader(name, number, version.folder))
-            else:
-                # Nobody is answered meanwhile. And TensorFlow's own threads, begun now, must not be at low priority.
-                servable = self._loader(name, number, version.folder)
+            # Not at a lower priority: whoever waits for Python's lock then waits for this thread to get a processor.
+            servable = self._loader(name, number, version.folder)
         except Exception as error:
             self._failed(name, number, version, from_exception(error))
             return
