@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from pipeline.beam_options import DIRECT_ARGS, check_runner, check_steps
+from pipeline.embedding_config import EmbeddingConfig
 from pipeline.encoder_config import EncoderConfig
 from pipeline.index_config import IndexConfig
 from pipeline.kubeflow_config import KubeflowConfig
@@ -113,6 +114,7 @@ class PipelineConfig:
     encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    embedding: EmbeddingConfig = dataclasses.field(default_factory=EmbeddingConfig)
     index: IndexConfig = dataclasses.field(default_factory=IndexConfig)
     reindex: ReindexConfig = dataclasses.field(default_factory=ReindexConfig)
     retention: RetentionConfig = dataclasses.field(default_factory=RetentionConfig)

@@ -130,6 +130,8 @@ def create_training_pipeline(config: PipelineConfig, *, metadata: Any = None, ru
         examples=examples,
         infra_blessing=serving_validator.outputs["infra_blessing"],
         serving_root=config.serving_root,
+        batch_size=config.embedding.batch_size,
+        threads=config.embedding.threads,
         code=code,
     )
     builder = IndexBuilder(

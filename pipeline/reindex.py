@@ -53,6 +53,8 @@ def create_reindex_pipeline(
         infra_blessing=encoder.outputs["infra_blessing"],
         base=base,
         serving_root=config.serving_root,
+        batch_size=config.embedding.batch_size,
+        threads=config.embedding.threads,
         code=code,
     )
     builder = IndexBuilder(

@@ -68,9 +68,10 @@ def forget_calls(encoder):
     encoder.calls()
 
 
-def test_every_item_gets_the_embedding_of_its_image(tmp_path, encoder):
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_every_item_gets_the_embedding_of_its_image(tmp_path, encoder, threads):
     pictures = [Picture(f"{n}.png", png(n), "eval" if n % 5 == 0 else "train") for n in range(30)]
-    artifact = run(tmp_path / "out", make_examples(tmp_path / "in", pictures, PARTS), encoder)
+    artifact = run(tmp_path / "out", make_examples(tmp_path / "in", pictures, PARTS), encoder, threads=threads)
     calls = encoder.calls()
     found = read_all(artifact.uri)
     assert found.keys() == {picture.item_id for picture in pictures}
@@ -250,3 +251,9 @@ def test_splits_of_other_sizes_are_no_examples_of_ours(tmp_path):
 def test_the_batch_size_has_limits(batch_size):
     with pytest.raises(ValueError, match=r"batch_size must be in \[1, 4096\]"):
         EmbedOptions("encoder", "digest", 16, "out", "", batch_size)
+
+
+@pytest.mark.parametrize("threads", [-1, 2000])
+def test_the_threads_have_limits(threads):
+    with pytest.raises(ValueError, match=r"threads must be in \[0, 1024\]"):
+        EmbedOptions("encoder", "digest", 16, "out", "", 256, threads=threads)
