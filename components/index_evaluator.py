@@ -19,6 +19,7 @@ from components.embedding import parts as embedding_parts
 from components.embedding.parts import EmbeddingsReport, open_vectors
 from components.index_builder import read_index
 from components.index_plot import plot_evaluation
+from components.index_report import render_index_report
 from components.index_shards import parts_of_shard, shard_counts
 from components.reindex.unchanged import passed_on
 from serving.index import ExactIndex, Index, IndexParameters, load_index
@@ -34,6 +35,7 @@ _log = logging.getLogger(__name__)
 EVALUATION = "evaluation.json"
 GOLDEN = "golden.json"
 PICTURE = "evaluation.png"
+REPORT = "evaluation.html"
 RECALL_AT = (1, 10, 100)
 GATE_AT = 10
 _GOLDEN_QUERIES = 100
@@ -218,7 +220,7 @@ def _item_ids(store: Store, index: dict[str, Any], rows: set[int]) -> dict[int, 
 def evaluate(
     index_uri: str, embeddings_uri: str, output_uri: str, *, queries: int, seed: int, min_recall: float
 ) -> dict[str, Any]:
-    """Writes evaluation.json, golden.json and the picture to `output_uri`; returns the evaluation."""
+    """Writes evaluation.json, golden.json, the picture and the page to `output_uri`; returns the evaluation."""
     index = read_index(index_uri)
     store = open_store(embeddings_uri)
     if index["encoder_digest"] != embedding_parts.read_encoder(store)["digest"]:
@@ -267,6 +269,7 @@ def evaluate(
     output.write(GOLDEN, (json.dumps([dataclasses.asdict(query) for query in golden], indent=1) + "\n").encode())
     with stored(output, PICTURE) as path:
         plot_evaluation(path, evaluation, recalls, measured.seconds)
+    output.write(REPORT, render_index_report(evaluation, output.read(PICTURE)).encode())
     return evaluation
 
 

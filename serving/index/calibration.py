@@ -41,7 +41,7 @@ def calibrate(
         _log.warning("recall@10 of %.4f is not reached, %.4f is, by %s", target, point.recall, point.parameters)
     count = len(embeddings)
     taken = time.monotonic() - began
-    return Choice(point.parameters, point, tuple(frontier(points)), target, count, count, len(queries), taken)
+    return Choice(point.parameters, point, tuple(frontier(points, point)), target, count, count, len(queries), taken)
 
 
 def build_for(embeddings: Embeddings, queries: Embeddings, target: float, **options: Any) -> tuple[Index, Choice]:

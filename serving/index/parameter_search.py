@@ -87,7 +87,7 @@ def search_parameters(
     return Choice(
         parameters=chosen,
         point=point,
-        frontier=tuple(frontier(search.points)),
+        frontier=tuple(frontier(search.points, point)),
         target=target,
         count=len(embeddings),
         sampled=len(sample),

@@ -61,8 +61,11 @@ def choose(points: Sequence[Point], target: float, bytes_per_item: float | None 
     return min(ties, key=_complexity)
 
 
-def frontier(points: Iterable[Point]) -> list[Point]:
-    """Returns the points that no other beats in recall, speed and memory at once; by recall, ascending."""
+def frontier(points: Iterable[Point], chosen: Point | None = None) -> list[Point]:
+    """Returns the points that no other beats in recall, speed and memory at once; by recall, ascending.
+
+    chosen: is among them in any case.
+    """
     best: list[Point] = []
     for point in sorted(points, key=lambda point: (-point.recall, -point.queries_per_second, point.bytes_per_item)):
         beaten = any(
@@ -71,7 +74,8 @@ def frontier(points: Iterable[Point]) -> list[Point]:
         )
         if not beaten:
             best.append(point)
-    return best[::-1]
+    kept = best if chosen is None or chosen in best else [*best, chosen]
+    return sorted(kept, key=lambda point: point.recall)
 
 
 def _complexity(point: Point) -> tuple[Any, ...]:

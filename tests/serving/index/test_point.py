@@ -46,7 +46,9 @@ def test_the_frontier_is_what_nothing_beats() -> None:
     good, fast, small = point(0.99, 10), point(0.9, 100), point(0.9, 20, memory=10.0)
     beaten = [point(0.9, 90), point(0.98, 10), point(0.9, 20, memory=200.0), point(0.85, 100)]
     found = frontier([*beaten, fast, good, small])
-    assert found == [small, fast, good] and [p.recall for p in found] == sorted(p.recall for p in found)
+    assert sorted(found, key=id) == sorted([small, fast, good], key=id)
+    assert [p.recall for p in found] == sorted(p.recall for p in found)
+    assert frontier([good, beaten[1]], chosen=beaten[1]) == [beaten[1], good]
     assert frontier([]) == []
 
 
