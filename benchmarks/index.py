@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from benchmarks._index_candidates import Candidate, Setting, groups, others, ours, sweep_of
 from benchmarks._index_curves import draw
-from benchmarks._index_library import QUERIES, TRUTH, TUNING, VECTORS
+from benchmarks._index_library import LIBRARIES, QUERIES, TRUTH, TUNING, VECTORS
 from benchmarks._processes import REPOSITORY, python_of, say
 from benchmarks._releases import make_embeddings
 from benchmarks._results import RESULTS, Goal, digits, report
@@ -251,8 +251,8 @@ def prepare(data: str, folder: pathlib.Path, flags: argparse.Namespace) -> None:
         embed_collection(folder, flags.images)
 
 
-def candidates_for(folder: pathlib.Path, scale: str) -> list[Candidate]:
-    """Returns ours and the others that are installed."""
+def candidates_for(folder: pathlib.Path, scale: str, libraries: str) -> list[Candidate]:
+    """Returns ours and the others that are installed. libraries: names, with commas between; empty for all."""
     count, dimension = np.load(folder / VECTORS, mmap_mode="r").shape
     every = [*(ours(target) for target in TARGETS), *others(count, dimension)]
     if scale == "small":
@@ -265,7 +265,8 @@ def candidates_for(folder: pathlib.Path, scale: str) -> list[Candidate]:
     there = subprocess.run([python, "-c", "import hnswlib"], capture_output=True).returncode == 0
     if not there:
         say("hnswlib is not installed and is left out")
-    return [candidate for candidate in every if candidate.library != "hnswlib" or there]
+    wanted = libraries.split(",") if libraries else [name for name in LIBRARIES if name != "hnswlib" or there]
+    return [candidate for candidate in every if candidate.library in wanted]
 
 
 def main() -> None:
@@ -273,6 +274,7 @@ def main() -> None:
     parser.add_argument("--scale", choices=("small", "full"), default="full", help="small: a quick look, as in CI")
     parser.add_argument("--images", type=pathlib.Path, help="a labelled collection, train/ and test/ (MNIST)")
     parser.add_argument("--embeddings", type=pathlib.Path, help="a folder of vectors.npy and queries.npy, for a")
+    parser.add_argument("--libraries", default="", help=f"some of {', '.join(LIBRARIES)}")
     parser.add_argument("--work", type=pathlib.Path, help="where indexes stay; what is there isn't built again")
     parser.add_argument("--only", choices=("a", "b"), help="one of the two sets of vectors")
     flags = parser.parse_args()
@@ -288,7 +290,7 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             prepare(data, folder, flags)
             say(f"{data}: {np.load(folder / VECTORS, mmap_mode='r').shape}")
-            libraries = compare(candidates_for(folder, flags.scale), folder, RUNS[flags.scale])
+            libraries = compare(candidates_for(folder, flags.scale, flags.libraries), folder, RUNS[flags.scale])
         rows += [row_of(data, library) for library in libraries]
         goals += goals_of(data, libraries)
         curves[data] = {library.candidate.title: curve(library) for library in libraries}
