@@ -16,7 +16,7 @@ SCALE ?= full
 BENCHMARKS := $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%.py,$(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup checks demo serve stop query test check images-check lint types api fast slow bench benchmarks locks clean
+.PHONY: help setup checks demo serve stop query test check images-check prism engine-test lint types api fast slow bench benchmarks locks clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -61,6 +61,15 @@ fast: setup checks
 slow: setup checks
 	$(SERVING)/pytest -q -m slow tests/serving --ignore tests/serving/model_server
 	$(PIPELINE)/pytest -q -m slow tests/components tests/pipeline tests/serving/model_server tests/conformance tests/e2e tests/kubernetes
+
+prism:  ## Build Beam's portable runner Prism into .venv/prism (Go 1.26; minutes)
+	cd requirements/prism && go build -mod=readonly -trimpath -o ../../.venv/prism/prism github.com/apache/beam/sdks/v2/go/cmd/prism
+
+engine-test: setup prism  ## Embed, index and a whole run on Prism and two worker processes, which are killed (minutes)
+	port=$$($(PIPELINE)/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'); \
+	.venv/prism/prism -job_port $$port -serve_http=false > .venv/prism/log 2>&1 & \
+	prism=$$!; trap "kill $$prism" EXIT; \
+	LOOKALIKE_JOB_ENDPOINT=localhost:$$port $(PIPELINE)/pytest -q tests/pipeline/workers tests/components/test_on_workers.py tests/engines
 
 images-check: setup checks  ## Lint the image recipes, and run their install steps in fresh environments (minutes, 4 GB)
 	$(PIPELINE)/pytest -q tests/kubernetes/test_images.py

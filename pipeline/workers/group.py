@@ -5,6 +5,7 @@ part whose process dies is given to another one, as Flink and Dataflow do; nothi
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
 import queue
@@ -63,6 +64,7 @@ class WorkerGroup:
         self._lock = threading.Lock()
         self._stages: dict[str, Stage] = {}
         self._bundles: dict[str, Bundle] = {}
+        self._counters: dict[str, Any] = {}
         self._early: dict[str, list[beam_fn_api_pb2.Elements.Data]] = {}
         self._responses: queue.Queue[beam_fn_api_pb2.InstructionResponse | None] = queue.Queue()
         self._outputs: dict[str, queue.Queue[beam_fn_api_pb2.Elements | None]] = {}
@@ -126,6 +128,10 @@ class WorkerGroup:
         # Nothing else has to be done: a bundle is divided from the beginning, so there is nothing to split off it, and
         # counters come with its end.
         getattr(response, kind).SetInParent()
+        if kind == "monitoring_infos":
+            with self._lock:
+                for identity in instruction.monitoring_infos.monitoring_info_id:
+                    response.monitoring_infos.monitoring_info[identity].CopyFrom(self._counters[identity])
         self._responses.put(response)
 
     def _begin(self, name: str, request: beam_fn_api_pb2.ProcessBundleRequest) -> None:
@@ -226,7 +232,17 @@ class WorkerGroup:
         for elements in bundle.elements():
             self._outputs[bundle.stage.data_url].put(elements)
         response = beam_fn_api_pb2.InstructionResponse(instruction_id=bundle.name, process_bundle=bundle.response())
+        self._shorten(response.process_bundle)
         self._responses.put(response)
+
+    def _shorten(self, response: beam_fn_api_pb2.ProcessBundleResponse) -> None:
+        # Prism knows counters only by short names, which a worker gives and explains when asked.
+        with self._lock:
+            for info in response.monitoring_infos:
+                counter = type(info)(urn=info.urn, type=info.type, labels=info.labels)
+                identity = hashlib.sha256(counter.SerializeToString(deterministic=True)).hexdigest()[:16]
+                self._counters[identity] = counter
+                response.monitoring_data[identity] = info.payload
 
     def _fail(self, name: str, error: str) -> None:
         with self._lock:

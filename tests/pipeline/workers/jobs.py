@@ -12,10 +12,13 @@ ROOT = pathlib.Path(__file__).parents[3]
 
 
 def options(address: str) -> list[str]:
-    """Returns Beam's options for a job that its own runner divides, and the pool at `address` works on."""
+    """Returns Beam's options for a job that the pool at `address` works on.
+
+    The runner is Beam's own, which comes with it, unless LOOKALIKE_JOB_ENDPOINT names another: `make engine-test` does.
+    """
     return [
         "--runner=PortableRunner",
-        "--job_endpoint=embed",
+        f"--job_endpoint={os.environ.get('LOOKALIKE_JOB_ENDPOINT', 'embed')}",
         "--environment_type=EXTERNAL",
         f"--environment_config={address}",
     ]
