@@ -81,11 +81,6 @@ class GatewayConfig:
         check_range("grace_seconds", self.grace_seconds, 0, 3600)
         if self.fan_out.is_leaf and not self.keep_releases:
             raise ConfigError("keep_releases must be at least 1 for a leaf: roots change over when every leaf has.")
-        if self.updates.allow_updates and (self.fan_out.is_leaf or self.fan_out.is_root):
-            raise ConfigError(
-                "updates.allow_updates: neither a leaf nor a root takes updates. Start a gateway without fan_out over "
-                "the same serving root for them; leaves follow what it takes."
-            )
         missing = self.security.missing()
         if missing and not self.insecure and not is_loopback(self.host):
             raise ConfigError(
@@ -96,8 +91,7 @@ class GatewayConfig:
     @property
     def takes_updates(self) -> bool:
         """Whether upserts and deletes are taken."""
-        alone = not (self.fan_out.is_leaf or self.fan_out.is_root)
-        return alone and (self.updates.allow_updates or self.security.admin_tokens is not None)
+        return self.updates.allow_updates or self.security.admin_tokens is not None
 
     @classmethod
     def load(cls, file: pathlib.Path | None, flags: Mapping[str, Any]) -> "GatewayConfig":

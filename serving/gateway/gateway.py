@@ -26,7 +26,6 @@ from serving.gateway.connections import server_options
 from serving.gateway.examination import Examiner
 from serving.gateway.generic_handlers import GenericHandlers
 from serving.gateway.health import Health
-from serving.gateway.interception import LayeredInterceptor
 from serving.gateway.request_log import RequestLog
 from serving.gateway.root import Root
 from serving.gateway.service import RetrievalServicer
@@ -112,13 +111,15 @@ class Gateway:
         self._following = (Following if self._root is None else NotFollowing)(
             store, self._held, self._encoder, self._render, advise_items=config.updates.advise_items
         )
-        examiner = Examiner(
-            store,
-            cache=cache,
-            share=config.fan_out.share,
-            items=config.cached_items,
-            finish=bytes if config.fan_out.is_leaf else wire.item,
-        )
+        examiner = None
+        if self._root is None:
+            examiner = Examiner(
+                store,
+                cache=cache,
+                share=config.fan_out.share,
+                items=config.cached_items,
+                finish=bytes if config.fan_out.is_leaf else wire.item,
+            )
         self._watcher = Watcher(
             store,
             self._held,
@@ -134,19 +135,17 @@ class Gateway:
         self._tasks: list[asyncio.Task[None]] = []
         self.admission = Admission(config.limits.in_flight, config.limits.in_flight_bytes)
         self._server = grpc.aio.server(
-            interceptors=[
-                LayeredInterceptor(
-                    [
-                        *self._telemetry.server_layers(
-                            RequestLog(service, _answers(descriptor), config.logs.log_requests),
-                            *access_layers(config.security, config.logs),
-                            SheddingLayer(service, self.admission, kind_of),
-                        ),
-                        AbortingLayer(service),
-                    ]
-                )
-            ],
-            options=server_options(config.limits, config.connections, share_port=config.processes > 1),
+            options=server_options(config.limits, config.connections, share_port=config.processes > 1)
+        )
+        handlers = GenericHandlers(
+            [
+                *self._telemetry.server_layers(
+                    RequestLog(service, _answers(descriptor), config.logs.log_requests),
+                    *access_layers(config.security, config.logs),
+                    SheddingLayer(service, self.admission, kind_of),
+                ),
+                AbortingLayer(service),
+            ]
         )
         catalog = Catalog(
             store, self._held, self._workers, refused=self._watcher.refused, current=lambda: self._watcher.wanted
@@ -175,20 +174,21 @@ class Gateway:
             max_items=config.updates.max_items,
             appended=update_metrics.appended,
         )
-        update_metrics.watch(updates, self._following)
-        handlers = GenericHandlers(self._server)
+        forwarded = None if self._root is None else self._root.updates(self._held)
+        update_metrics.watch(forwarded or updates, self._following)
         self._leaf: LeafSearch | None = None
         if config.fan_out.is_leaf:
             assert config.fan_out.share is not None
-            self._leaf = LeafSearch(self._held, self._workers, config.fan_out.share)
+            self._leaf = LeafSearch(self._held, self._workers, config.fan_out.share, updates)
             leaf_servicer = LeafServicer(self._leaf, config.request_seconds)
             leaf_pb2_grpc.add_LeafServiceServicer_to_server(leaf_servicer, handlers)
         else:
-            servicer = RetrievalServicer(retrieval, catalog, updates, config.request_seconds)
+            servicer = RetrievalServicer(retrieval, catalog, forwarded or updates, config.request_seconds)
             retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(servicer, handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, handlers)
         if config.reflection:
-            _add_reflection(self._server, service)
+            _add_reflection(handlers, service)
+        self._server.add_generic_rpc_handlers((handlers,))
 
     async def start(self, process: int = 0) -> int:
         """Listens, begins to follow `CURRENT`, and returns the port; process: its number among several on that port.
@@ -316,7 +316,7 @@ def _answers(service: Any) -> dict[str, Callable[[bytes], Any]]:
     return {m.name: message_factory.GetMessageClass(m.output_type).FromString for m in service.methods}
 
 
-def _add_reflection(server: grpc.aio.Server, service: str) -> None:
+def _add_reflection(handlers: GenericHandlers, service: str) -> None:
     from grpc_reflection.v1alpha import reflection
 
-    reflection.enable_server_reflection([service, reflection.SERVICE_NAME], server)
+    reflection.enable_server_reflection([service, reflection.SERVICE_NAME], handlers)

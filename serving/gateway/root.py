@@ -9,6 +9,8 @@ from serving.leaves.client import GrpcLeaf
 from serving.release.share import Share
 from serving.search.fanout import FanOut
 from serving.search.fanout_retrieval import FanOutRetrieval
+from serving.search.forwarded_updates import ForwardedUpdates
+from serving.search.held import Held
 from serving.search.replicated_leaf import Hedging, ReplicatedLeaf
 from serving.security.tls import leaf_credentials, leaf_token
 from serving.telemetry.fanout_metrics import FanOutMetrics
@@ -27,6 +29,7 @@ class Root:
         options = config.fan_out
         shares = [Share(number, len(options.leaves)) for number in range(len(options.leaves))]
         self.metrics = FanOutMetrics(shares)
+        self._takes_updates = config.takes_updates
         self._poll_seconds = options.leaf_poll_seconds
         self._clients: list[GrpcLeaf] = []
         leaves = []
@@ -68,6 +71,10 @@ class Root:
         return MeteredFanOutRetrieval(
             *arguments, **options, fan_out=self.fan_out, content_of=messages.content_of, finish=wire.item
         )
+
+    def updates(self, held: Held) -> ForwardedUpdates:
+        """Returns what takes updates, if they are taken, to the leaves."""
+        return ForwardedUpdates(held, self.fan_out, allowed=self._takes_updates)
 
     async def watch(self) -> None:
         """Looks at the leaves until cancelled."""

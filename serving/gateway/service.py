@@ -6,6 +6,7 @@ from lookalike.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from serving.gateway import conversion
 from serving.search.catalog import Catalog
 from serving.search.deadline import Deadline
+from serving.search.forwarded_updates import ForwardedUpdates
 from serving.search.retrieval import Retrieval
 from serving.search.updates import Updates
 
@@ -13,7 +14,9 @@ from serving.search.updates import Updates
 class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
     """`lookalike.retrieval.v1.RetrievalService` over the core. Answers are messages, or bytes of a message."""
 
-    def __init__(self, retrieval: Retrieval, catalog: Catalog, updates: Updates, request_seconds: float) -> None:
+    def __init__(
+        self, retrieval: Retrieval, catalog: Catalog, updates: Updates | ForwardedUpdates, request_seconds: float
+    ) -> None:
         """request_seconds: the longest that a request may take, whatever deadline the client gives."""
         self._retrieval = retrieval
         self._catalog = catalog

@@ -8,10 +8,12 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from lookalike.leaf.v1 import leaf_pb2
+from lookalike.retrieval.v1 import retrieval_pb2
 from serving.leaves import messages
 from serving.leaves.service import SERVICE
 from serving.release.share import Share
 from serving.search import errors
+from serving.search.changes import Changed, ItemDelete, ItemUpsert
 from serving.search.leaf import LeafItem, LeafQuery, LeafResult, LeafStatus
 from serving.security.files import Fresh
 
@@ -77,6 +79,18 @@ class GrpcLeaf:
             raise errors.LeafUnavailable(f"leaf {self._share} answered something else than it was asked.")
         return [messages.to_leaf_item(result) for result in response.results]
 
+    async def upsert(self, items: Sequence[ItemUpsert], *, timeout: float) -> list[Changed | Exception]:
+        """See Leaf."""
+        batch = retrieval_pb2.BatchUpsertRequest(requests=[messages.from_upsert(item) for item in items])
+        request = leaf_pb2.UpsertRequest(share=messages.from_share(self._share), batch=batch)
+        return self._changed(await self._call(self._upsert, request, timeout, changes=True), len(items))
+
+    async def delete(self, items: Sequence[ItemDelete], *, timeout: float) -> list[Changed | Exception]:
+        """See Leaf."""
+        batch = retrieval_pb2.BatchDeleteRequest(requests=[messages.from_delete(item) for item in items])
+        request = leaf_pb2.DeleteRequest(share=messages.from_share(self._share), batch=batch)
+        return self._changed(await self._call(self._delete, request, timeout, changes=True), len(items))
+
     async def status(self, *, timeout: float) -> LeafStatus:
         """See Leaf. Takes up new certificates."""
         if self._credentials is not None and self._credentials.changed() is not None:
@@ -99,7 +113,14 @@ class GrpcLeaf:
             self._channel = grpc.aio.secure_channel(self._address, self._credentials.get(), **options)
         self._search = self._method("Search", leaf_pb2.SearchResponse)
         self._get_items = self._method("GetItems", leaf_pb2.GetItemsResponse)
+        self._upsert = self._method("Upsert", leaf_pb2.UpsertResponse)
+        self._delete = self._method("Delete", leaf_pb2.DeleteResponse)
         self._get_status = self._method("GetStatus", leaf_pb2.GetStatusResponse)
+
+    def _changed(self, response: Any, count: int) -> list[Changed | Exception]:
+        if len(response.batch.results) != count:
+            raise errors.LeafUnavailable(f"leaf {self._share} answered something else than it was asked.")
+        return [messages.to_changed(result) for result in response.batch.results]
 
     def _method(self, name: str, response: Any) -> Any:
         return self._channel.unary_unary(
@@ -108,20 +129,25 @@ class GrpcLeaf:
             response_deserializer=response.FromString,
         )
 
-    async def _call(self, method: Any, request: Any, timeout: float) -> Any:
+    async def _call(self, method: Any, request: Any, timeout: float, *, changes: bool = False) -> Any:
         if timeout <= 0:
             raise errors.DeadlineExceeded("the deadline passed before the leaf was asked.", begun=False)
         metadata = () if self._token is None else (("authorization", f"Bearer {self._token.get()}"),)
         try:
             return await method(request, timeout=timeout, metadata=metadata, wait_for_ready=False)
         except grpc.aio.AioRpcError as error:
-            raise _translated(error, self._address) from error
+            status = _status(error)
+            known = messages.to_error(status) if changes and status.details else None
+            if isinstance(known, errors.RetrievalError):
+                # What a leaf says of a change is for the client.
+                raise known from error
+            raise _translated(error, status, self._address) from error
 
 
-def _translated(error: grpc.aio.AioRpcError, address: str) -> errors.RetrievalError:
-    code, reason = error.code(), _reason(error)
+def _translated(error: grpc.aio.AioRpcError, status: Any, address: str) -> errors.RetrievalError:
+    code, reason = error.code(), _reason(status)
     if reason == "RELEASE_NOT_HELD":
-        return errors.ReleaseNotHeld(_resource(error), "another one")
+        return errors.ReleaseNotHeld(_resource(status), "another one")
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.DeadlineExceeded(f"the deadline passed while leaf {address} was working.")
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED or (code == grpc.StatusCode.CANCELLED and not reason):
@@ -131,25 +157,25 @@ def _translated(error: grpc.aio.AioRpcError, address: str) -> errors.RetrievalEr
     return errors.LeafUnavailable(f"leaf {address} can't be asked: {code.name}{': ' + said if said else ''}")
 
 
-def _reason(error: grpc.aio.AioRpcError) -> str:
+def _reason(status: Any) -> str:
     info = error_details_pb2.ErrorInfo()
-    for detail in _details(error):
+    for detail in status.details:
         if detail.Unpack(info):
             return str(info.reason)
     return ""
 
 
-def _resource(error: grpc.aio.AioRpcError) -> str:
+def _resource(status: Any) -> str:
     failure = error_details_pb2.PreconditionFailure()
-    for detail in _details(error):
+    for detail in status.details:
         if detail.Unpack(failure) and failure.violations:
             return str(failure.violations[0].subject)
     return ""
 
 
-def _details(error: grpc.aio.AioRpcError) -> Sequence[Any]:
+def _status(error: grpc.aio.AioRpcError) -> Any:
     status = status_pb2.Status()
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
             status.ParseFromString(value)
-    return status.details
+    return status

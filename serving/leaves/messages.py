@@ -5,20 +5,38 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from google.rpc import error_details_pb2
 
 from lookalike.leaf.v1 import leaf_pb2
 from lookalike.retrieval.v1 import retrieval_pb2
 from serving import attributes, filter_messages
 from serving.gateway import conversion
+from serving.gateway.status import STATUSES
+from serving.journal.clock import Stamp
 from serving.release.items import Item
 from serving.release.share import Share
 from serving.search import errors
+from serving.search.changes import Changed, ItemDelete, ItemUpsert
 from serving.search.collapse import Content
 from serving.search.filters import FilterError
 from serving.search.leaf import LeafItem, LeafQuery, LeafResult, LeafStatus
 from serving.search.view import Method
 
 _FLOATS = np.dtype("<f4")
+_KINDS: dict[str, Any] = {reason: kind for kind, (_, reason, _) in STATUSES.items()}
+# What is made of its message alone.
+_BY_MESSAGE = (
+    errors.NoRelease,
+    errors.StoreUnavailable,
+    errors.LeafUnavailable,
+    errors.EncoderUnavailable,
+    errors.EncoderFault,
+    errors.Overloaded,
+    errors.DeadlineExceeded,
+    errors.UpdatesNotAllowed,
+    errors.UpdatesFull,
+    errors.ClockAhead,
+)
 
 
 def render(item: Item) -> bytes:
@@ -123,6 +141,50 @@ def to_status(message: Any) -> LeafStatus:
 def from_status(status: LeafStatus) -> Any:
     """Returns a GetStatusResponse."""
     return leaf_pb2.GetStatusResponse(share=from_share(status.share), release_ids=sorted(status.releases))
+
+
+def from_upsert(item: ItemUpsert) -> Any:
+    """Returns an UpsertRequest of lookalike.retrieval.v1."""
+    values = {name: attributes.to_message(value) for name, value in item.attributes.items()}
+    return retrieval_pb2.UpsertRequest(item_id=item.item_id, image=item.image, attributes=values, uri=item.uri)
+
+
+def from_delete(item: ItemDelete) -> Any:
+    """Returns a DeleteRequest of lookalike.retrieval.v1."""
+    return retrieval_pb2.DeleteRequest(item_id=item.item_id, purge=item.purge)
+
+
+def to_changed(result: Any) -> Changed | Exception:
+    """Returns the outcome in a BatchUpsertResult or a BatchDeleteResult."""
+    if result.HasField("error"):
+        return to_error(result.error)
+    response = result.response
+    upserted = isinstance(response, retrieval_pb2.UpsertResponse)
+    return Changed(
+        Stamp(response.stamp.milliseconds, response.stamp.count, response.stamp.writer),
+        response.replaced if upserted else response.found,
+        response.release_id,
+        response.reindex_advised,
+        response.sha256 if upserted else "",
+    )
+
+
+def to_error(status: Any) -> Exception:
+    """Returns what a leaf's Status says, as it was raised there."""
+    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    for detail in status.details:
+        for message in (info, bad):
+            if detail.Is(message.DESCRIPTOR):
+                detail.Unpack(message)
+    kind = _KINDS.get(info.reason)
+    if kind is errors.InvalidQuery:
+        return errors.InvalidQuery(bad.field_violations[0].field if bad.field_violations else "", status.message)
+    if kind is errors.ImagesRejected:
+        reason = status.message.removeprefix("image 0: ")
+        return errors.ImagesRejected({0: reason}, np.zeros((1, 0), np.float32))
+    if kind in _BY_MESSAGE:
+        return kind(status.message)
+    return RuntimeError(f"a leaf failed: {status.message}")
 
 
 def search_request(queries: Sequence[LeafQuery], release_id: str, share: Share) -> Any:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from lookalike.leaf.v1 import leaf_pb2, leaf_pb2_grpc
+from serving.gateway import conversion
 from serving.leaves import messages
 from serving.search import errors
 from serving.search.leaf_search import LeafSearch
@@ -38,6 +39,20 @@ class LeafServicer(leaf_pb2_grpc.LeafServiceServicer):
         )
         results = [messages.from_leaf_item(item) for item in found]
         return leaf_pb2.GetItemsResponse(release_id=request.release_id, results=results)
+
+    async def Upsert(self, request: Any, context: Any) -> Any:
+        """Upserts items of this leaf's shards."""
+        self._leaf.check_share(messages.to_share(request.share))
+        items = conversion.to_changes(request.batch.requests, conversion.to_upsert)
+        outcomes = await self._leaf.upsert(items, timeout=self._timeout(context))
+        return leaf_pb2.UpsertResponse(batch=conversion.to_batch_upsert_response(outcomes))
+
+    async def Delete(self, request: Any, context: Any) -> Any:
+        """Deletes items of this leaf's shards."""
+        self._leaf.check_share(messages.to_share(request.share))
+        items = conversion.to_changes(request.batch.requests, conversion.to_delete)
+        outcomes = await self._leaf.delete(items, timeout=self._timeout(context))
+        return leaf_pb2.DeleteResponse(batch=conversion.to_batch_delete_response(outcomes))
 
     async def GetStatus(self, request: Any, context: Any) -> Any:
         """Returns what this leaf holds."""

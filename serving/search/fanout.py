@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -9,11 +10,14 @@ from serving.release import layout
 from serving.release.manifest import Manifest
 from serving.release.release import Release
 from serving.search import errors
+from serving.search.changes import Changed, ItemDelete, ItemUpsert
 from serving.search.deadline import Deadline
 from serving.search.leaf import Leaf, LeafItem, LeafQuery, LeafResult
 from serving.search.replicated_leaf import ReplicatedLeaf
 
 T = TypeVar("T")
+V = TypeVar("V")
+C = TypeVar("C", ItemUpsert, ItemDelete)
 # What the root itself needs of a request's time, after its leaves: to merge, and to say what is missing.
 MARGIN_SECONDS = 0.02
 MARGIN_SHARE = 0.1
@@ -78,23 +82,28 @@ class FanOut:
 
         Raises DeadlineExceeded.
         """
-        shards = len(manifest.index.shards)
-        owners = [layout.shard_of(item_id, shards) % len(self.leaves) for item_id in item_ids]
-        of = {n: [name for name, owner in zip(item_ids, owners, strict=True) if owner == n] for n in set(owners)}
         release_id = manifest.release_id
 
-        def ask_for(names: Sequence[str]) -> Callable[[Leaf, float], Awaitable[list[LeafItem | None]]]:
-            options = {"release_id": release_id, "thumbnails": thumbnails, "embeddings": embeddings}
-            return lambda leaf, timeout: leaf.items(names, timeout=timeout, **options)  # type: ignore[arg-type]
+        def ask(leaf: Leaf, names: list[str], timeout: float) -> Awaitable[list[LeafItem | None]]:
+            return leaf.items(
+                names, release_id=release_id, thumbnails=thumbnails, embeddings=embeddings, timeout=timeout
+            )
 
-        calls = {self.leaves[number]: ask_for(names) for number, names in of.items()}
-        outcomes = await self._ask_all(calls, release_id, deadline, hedged=False)
-        found: dict[str, LeafItem | Exception | None] = {}
-        for number, names in of.items():
-            outcome = outcomes[self.leaves[number]]
-            values = [outcome] * len(names) if isinstance(outcome, Exception) else outcome
-            found.update(zip(names, values, strict=True))
-        return [found[item_id] for item_id in item_ids]
+        return await self._ask_owners(item_ids, item_ids, manifest, deadline, ask, self._seconds)
+
+    async def change(
+        self,
+        items: Sequence[C],
+        manifest: Manifest,
+        deadline: Deadline,
+        call: Callable[[Leaf, list[C], float], Awaitable[list[Changed | Exception]]],
+    ) -> list[Changed | Exception]:
+        """Returns the outcome of each change, by the leaf that its item belongs to, or why there is none.
+
+        A leaf may take as long as the deadline allows. Raises DeadlineExceeded.
+        """
+        ids = [item.item_id for item in items]
+        return await self._ask_owners(ids, items, manifest, deadline, call, math.inf)
 
     def coverage(self, manifest: Manifest) -> float:
         """Returns the share of a release's items that could be searched now, as far as is known, in [0, 1]."""
@@ -127,6 +136,35 @@ class FanOut:
 
         await asyncio.gather(*(watch_one(leaf) for leaf in self.leaves))
 
+    async def _ask_owners(
+        self,
+        item_ids: Sequence[str],
+        values: Sequence[V],
+        manifest: Manifest,
+        deadline: Deadline,
+        call: Callable[[Leaf, list[V], float], Awaitable[list[T]]],
+        seconds: float,
+    ) -> list[T | Exception]:
+        """Returns what `call` does of each leaf with those of `values` whose items it owns, in their order."""
+        shards = len(manifest.index.shards)
+        places: dict[ReplicatedLeaf, list[int]] = {}
+        for place, item_id in enumerate(item_ids):
+            places.setdefault(self.leaves[layout.shard_of(item_id, shards) % len(self.leaves)], []).append(place)
+
+        def asking(own: list[V]) -> Callable[[Leaf, float], Awaitable[list[T]]]:
+            return lambda leaf, timeout: call(leaf, own, timeout)
+
+        calls = {leaf: asking([values[place] for place in own]) for leaf, own in places.items()}
+        outcomes = await self._ask_all(calls, manifest.release_id, deadline, hedged=False, seconds=seconds)
+        found: list[Any] = [None] * len(values)
+        for leaf, own in places.items():
+            outcome = outcomes[leaf]
+            for place, value in zip(
+                own, [outcome] * len(own) if isinstance(outcome, Exception) else outcome, strict=True
+            ):
+                found[place] = value
+        return found
+
     async def _ask_each(
         self,
         leaves: Sequence[ReplicatedLeaf],
@@ -136,7 +174,8 @@ class FanOut:
         *,
         hedged: bool,
     ) -> dict[ReplicatedLeaf, T | Exception]:
-        return await self._ask_all(dict.fromkeys(leaves, call), release_id, deadline, hedged=hedged)
+        calls = dict.fromkeys(leaves, call)
+        return await self._ask_all(calls, release_id, deadline, hedged=hedged, seconds=self._seconds)
 
     async def _ask_all(
         self,
@@ -145,10 +184,11 @@ class FanOut:
         deadline: Deadline,
         *,
         hedged: bool,
+        seconds: float,
     ) -> dict[ReplicatedLeaf, T | Exception]:
-        """Returns what each leaf says, or why it doesn't."""
+        """Returns what each leaf says, or why it doesn't. seconds: the longest that it may take."""
         left = deadline.left()
-        timeout = min(left - min(MARGIN_SECONDS, MARGIN_SHARE * left), self._seconds)
+        timeout = min(left - min(MARGIN_SECONDS, MARGIN_SHARE * left), seconds)
         tasks = {
             leaf: asyncio.create_task(leaf.ask(call, release_id, timeout, hedged=hedged))
             for leaf, call in calls.items()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from serving.index import Embeddings
 from serving.release.items import Item
 from serving.release.share import Share
+from serving.search.changes import Changed, ItemDelete, ItemUpsert
 from serving.search.filters import Filter
 from serving.search.query import Vector
 from serving.search.view import Method
@@ -77,6 +78,12 @@ class Leaf(Protocol):
         self, item_ids: Sequence[str], *, release_id: str, thumbnails: bool, embeddings: bool, timeout: float
     ) -> list[LeafItem | None]:
         """Returns items, None for an id that it doesn't hold. Raises ReleaseNotHeld."""
+
+    async def upsert(self, items: Sequence[ItemUpsert], *, timeout: float) -> list[Changed | Exception]:
+        """Returns the outcome of each item: see Updates.batch_upsert, also for what it raises."""
+
+    async def delete(self, items: Sequence[ItemDelete], *, timeout: float) -> list[Changed | Exception]:
+        """As upsert."""
 
     async def status(self, *, timeout: float) -> LeafStatus:
         """Returns what it holds."""

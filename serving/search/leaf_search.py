@@ -7,10 +7,12 @@ import numpy as np
 
 from serving.release.share import Share
 from serving.search import errors
+from serving.search.changes import Changed, ItemDelete, ItemUpsert
 from serving.search.deadline import Deadline
 from serving.search.held import Held, Holding
 from serving.search.leaf import LeafItem, LeafQuery, LeafResult, LeafStatus
 from serving.search.retrieval import INLINE_K, INLINE_SECONDS
+from serving.search.updates import Updates
 from serving.search.view import MOST_EXAMINED, Found, View, Wanted
 from serving.search.workers import Workers
 
@@ -20,8 +22,9 @@ T = TypeVar("T")
 class LeafSearch:
     """A Leaf over what is held. Each call takes its release once, at its start, and finishes on it."""
 
-    def __init__(self, held: Held, workers: Workers, share: Share) -> None:
-        """share: which shards the releases in `held` were loaded with."""
+    def __init__(self, held: Held, workers: Workers, share: Share, updates: Updates) -> None:
+        """share: which shards the releases in `held` were loaded with. updates: of items that belong to them."""
+        self._updates = updates
         self._held = held
         self._workers = workers
         self._share = share
@@ -62,6 +65,14 @@ class LeafSearch:
             return await self._run(
                 holding, deadline, lambda: _items(holding.view, item_ids, thumbnails=thumbnails, embeddings=embeddings)
             )
+
+    async def upsert(self, items: Sequence[ItemUpsert | Exception], *, timeout: float) -> list[Changed | Exception]:
+        """See Leaf; an exception in the place of an item is its outcome."""
+        return await self._updates.batch_upsert(items, Deadline(timeout))
+
+    async def delete(self, items: Sequence[ItemDelete | Exception], *, timeout: float) -> list[Changed | Exception]:
+        """As upsert."""
+        return await self._updates.batch_delete(items, Deadline(timeout))
 
     async def status(self, *, timeout: float) -> LeafStatus:
         """See Leaf."""

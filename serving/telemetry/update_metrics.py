@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from serving.search.following import Following
+from serving.search.forwarded_updates import ForwardedUpdates
 from serving.search.updates import Updates
 from serving.telemetry.histogram import SECONDS, Histogram
 
@@ -15,14 +16,14 @@ class UpdateMetrics:
 
     def __init__(self) -> None:
         self._append = Histogram(SECONDS)
-        self._updates: Updates | None = None
+        self._updates: Updates | ForwardedUpdates | None = None
         self._following: Following | None = None
 
     def appended(self, seconds: float) -> None:
         """Counts a write to the journal."""
         self._append.observe(seconds)
 
-    def watch(self, updates: Updates, following: Following) -> None:
+    def watch(self, updates: Updates | ForwardedUpdates, following: Following) -> None:
         """Looks at these."""
         self._updates, self._following = updates, following
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.client import Answer, Query, QueryFailed
+from serving.client import Answer, Deleted, NewItem, Query, QueryFailed, Upserted
 from serving.gateway.options import Updates
 from serving.release import layout
 from serving.release.layout import shard_of
@@ -234,6 +234,7 @@ def test_a_release_of_fewer_shards_than_leaves(loop: LoopThread, tmp_path: pathl
 # Releases
 
 
+@pytest.mark.slow
 def test_every_leaf_changes_over_and_no_answer_is_of_two_releases(loop: LoopThread, tmp_path: pathlib.Path) -> None:
     collection = Collection(tmp_path / "root")
     first = collection.publish(shards=SHARDS)
@@ -255,6 +256,7 @@ def test_every_leaf_changes_over_and_no_answer_is_of_two_releases(loop: LoopThre
         assert not fanned.client.search(image=png(3)).degraded
 
 
+@pytest.mark.slow
 def test_a_release_waits_for_the_leaf_that_has_not_loaded_it(loop: LoopThread, tmp_path: pathlib.Path) -> None:
     collection = Collection(tmp_path / "root")
     first = collection.publish(shards=SHARDS)
@@ -275,28 +277,83 @@ def test_a_release_waits_for_the_leaf_that_has_not_loaded_it(loop: LoopThread, t
         until(lambda: fanned.client.search(vector=[1.0] * 16).coverage == coverage)
 
 
-# Updates that somebody else takes
+# Updates
 
 
-def test_what_another_gateway_takes_is_found_through_the_leaves(loop: LoopThread, tmp_path: pathlib.Path) -> None:
-    collection = Collection(tmp_path / "root")
+@pytest.fixture(scope="module")
+def taking(loop: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FannedOut, Running]]:
+    """A root over leaves, and one process, that take updates of one serving root."""
+    collection = Collection(tmp_path_factory.mktemp("taking"))
     collection.publish(shards=SHARDS)
-    quick = Updates(journal_seconds=0.05)
-    taking = {"updates": Updates(allow_updates=True)}
-    with FannedOut(loop, collection, updates=quick) as fanned, Running(loop, collection, **taking) as one:
+    updates = Updates(allow_updates=True, journal_seconds=0.05)
+    with FannedOut(loop, collection, updates=updates) as fanned, Running(loop, collection, updates=updates) as one:
         fanned.wait_until_whole()
         one.client.wait_until_serving(60)
-        names = [f"new-{i}.png" for i in range(8)]
-        for i, name in enumerate(names):
-            one.client.upsert(name, png(2000 + i), {"label": "new"})
-        one.client.delete("item-3.png")
+        yield fanned, one
 
-        def same() -> bool:
-            query = {"vector": [1.0] * 16, "k": 1000}
-            return fanned.client.search(**query).neighbors == one.client.search(**query).neighbors
 
-        until(same)
-        answer = fanned.client.search(item_id="new-0.png", k=1000, filter='label = "new"')
-        assert {neighbor.item.item_id for neighbor in answer.neighbors} == set(names[1:]) and answer.matching == 8
-        with pytest.raises(QueryFailed, match="has no item"):
-            fanned.client.get_item("item-3.png")
+def everything(client: Any) -> Any:
+    return client.search(vector=[1.0] * 16, k=1000).neighbors
+
+
+def test_what_a_root_takes_is_found_at_once_and_by_others_soon(taking: tuple[FannedOut, Running]) -> None:
+    fanned, one = taking
+    for i in range(6):
+        name = f"ours-{i}.png"
+        upserted = fanned.client.upsert(name, png(2000 + i), {"label": "ours", "number": i})
+        assert not upserted.replaced and upserted.release_id == fanned.collection.current
+        found = fanned.client.search(image=png(2000 + i), k=1).neighbors[0]
+        assert (found.item.item_id, found.item.sha256) == (name, upserted.sha256)
+        assert fanned.client.get_item(name).attributes == {"label": "ours", "number": i}
+    assert fanned.client.upsert("item-5.png", png(2100)).replaced
+    assert fanned.client.delete("item-6.png").found and not fanned.client.delete("nobody").found
+    answer = fanned.client.search(item_id="ours-0.png", k=1000, filter='label = "ours"')
+    assert len(answer.neighbors) == 5 and answer.matching == 6
+    with pytest.raises(QueryFailed, match="has no item"):
+        fanned.client.get_item("item-6.png")
+    until(lambda: everything(fanned.client) == everything(one.client))
+
+
+def test_a_batch_of_changes_goes_to_the_leaves_of_each(taking: tuple[FannedOut, Running]) -> None:
+    fanned, one = taking
+    items = [NewItem(f"batch-{i}.png", png(2200 + i)) for i in range(9)]
+    items[4] = NewItem("batch-4.png", b"no image")
+    outcomes = fanned.client.batch_upsert(items)
+    for i, outcome in enumerate(outcomes):
+        if i == 4:
+            assert isinstance(outcome, QueryFailed)
+            assert (outcome.code, outcome.reason, outcome.field) == ("INVALID_ARGUMENT", "INVALID_QUERY", "image")
+        else:
+            assert isinstance(outcome, Upserted) and outcome.item_id == f"batch-{i}.png"
+    deleted = fanned.client.batch_delete([f"batch-{i}.png" for i in range(5)])
+    assert [isinstance(outcome, Deleted) and outcome.found for outcome in deleted] == [True] * 4 + [False]
+    until(lambda: everything(fanned.client) == everything(one.client))
+
+
+def test_what_another_gateway_takes_is_found_through_the_leaves(taking: tuple[FannedOut, Running]) -> None:
+    fanned, one = taking
+    names = [f"theirs-{i}.png" for i in range(8)]
+    for i, name in enumerate(names):
+        one.client.upsert(name, png(2300 + i), {"label": "theirs"})
+    one.client.delete("item-3.png")
+    until(lambda: everything(fanned.client) == everything(one.client))
+    answer = fanned.client.search(item_id=names[0], k=1000, filter='label = "theirs"')
+    assert {neighbor.item.item_id for neighbor in answer.neighbors} == set(names[1:]) and answer.matching == 8
+
+
+def test_a_change_of_what_a_leaf_that_is_away_holds_is_not_taken(loop: LoopThread, tmp_path: pathlib.Path) -> None:
+    collection = Collection(tmp_path / "root")
+    collection.publish(shards=SHARDS)
+    updates = Updates(allow_updates=True, journal_seconds=0.05)
+    with FannedOut(loop, collection, updates=updates, fan_out={"min_coverage": 0.3}) as fanned:
+        fanned.wait_until_whole()
+        fanned.stop_leaf(2)
+        there, _ = share_of(collection, 0, 1, 3)
+        outcomes = fanned.client.batch_delete(list(collection.images))
+        for name, outcome in zip(collection.images, outcomes, strict=True):
+            taken = isinstance(outcome, Deleted) and outcome.found
+            assert taken == (name in there)
+            assert taken or (isinstance(outcome, QueryFailed) and outcome.reason == "LEAF_UNAVAILABLE")
+        fanned.start_leaf(2)
+        left = set(collection.images) - there
+        until(lambda: {neighbor.item.item_id for neighbor in everything(fanned.client)} == left)

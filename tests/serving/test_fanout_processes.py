@@ -56,6 +56,8 @@ class Asking(threading.Thread):
                     self.answers.append(answer)
                 except QueryFailed as error:
                     self.failures.append(error)
+                # Leave something of the processors to what is asked.
+                self._end.wait(0.02)
 
     def end(self) -> None:
         self._end.set()
@@ -91,7 +93,7 @@ def fanned_out(collection: Collection, encoder: FakeModelServer, folder: pathlib
         yield root, leaves
 
 
-def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came true"

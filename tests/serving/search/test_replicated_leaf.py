@@ -45,6 +45,12 @@ class FakeLeaf:
     async def items(self, item_ids: Sequence[str], **options: Any) -> list[LeafItem | None]:
         raise AssertionError
 
+    async def upsert(self, items: Sequence[Any], *, timeout: float) -> list[Any]:
+        raise AssertionError
+
+    async def delete(self, items: Sequence[Any], *, timeout: float) -> list[Any]:
+        raise AssertionError
+
     async def status(self, *, timeout: float) -> LeafStatus:
         if self.raises is not None:
             raise self.raises
