@@ -12,7 +12,7 @@ from grpc_status import rpc_status
 from serving.search import errors
 
 DOMAIN = "lookalike"
-_NOT_SOON = (errors.EncoderUnavailable, errors.StoreUnavailable)
+_NOT_SOON = (errors.EncoderUnavailable, errors.StoreUnavailable, errors.LeafUnavailable, errors.CoverageTooLow)
 # Details travel in trailers, which peers cap at 8 KiB.
 _LONGEST_MESSAGE = 1024
 _LONGEST_NAME = 256
@@ -144,7 +144,8 @@ def _aborting(method: str, behavior: Any, parse: Callable[[bytes], Any]) -> Any:
 def _with_advice(status: Any, error: Exception) -> Any:
     if not isinstance(error, _NOT_SOON):
         return status
-    # Clients that retry UNAVAILABLE by themselves would only fail later: other gateways have the same encoder and root.
+    # Clients that retry UNAVAILABLE by themselves would only fail later: other gateways have the same encoder, serving
+    # root and leaves.
     return status._replace(trailing_metadata=(*status.trailing_metadata, ("grpc-retry-pushback-ms", "-1")))
 
 

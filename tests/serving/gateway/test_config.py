@@ -5,6 +5,7 @@ import pytest
 
 from serving.gateway.config import ConfigError, GatewayConfig
 from serving.gateway.gateway import serve
+from serving.release.share import WHOLE, Share
 
 
 def test_flags_override_the_file(tmp_path: pathlib.Path) -> None:
@@ -45,6 +46,20 @@ def test_flags_override_the_file(tmp_path: pathlib.Path) -> None:
             "say metrics_insecure where",
         ),
         ({"serving_root": "r", "log_format": "xml"}, "must be text or json, got 'xml'"),
+        (
+            {"serving_root": "r", "shard_share": "4/4"},
+            r"fan_out\.shard_share: share must be I/N with I in \[0, N\), got 4/4",
+        ),
+        ({"serving_root": "r", "shard_share": "first"}, "such as 0/4 for the first of four, got 'first'"),
+        ({"serving_root": "r", "shard_share": "0/4", "leaves": ["a:1"]}, "give one of them"),
+        (
+            {"serving_root": "r", "shard_share": "0/4", "keep_releases": 0},
+            "keep_releases must be at least 1 for a leaf",
+        ),
+        ({"serving_root": "r", "leaves": ["a"]}, "must be HOST:PORT or HOST:PORT,HOST:PORT each, got 'a'"),
+        ({"serving_root": "r", "leaves": "a:1"}, r"fan_out\.leaves must be list, got 'a:1'"),
+        ({"serving_root": "r", "min_coverage": 0}, r"fan_out\.min_coverage must be in"),
+        ({"serving_root": "r", "leaf_cert": "c", "leaf_key": "k"}, r"security\.leaf_cert needs security\.leaf_ca"),
     ],
 )
 def test_a_wrong_option_is_named(values: dict, message: str) -> None:
@@ -66,6 +81,18 @@ def test_metrics_beyond_loopback_when_told() -> None:
 
 def test_beyond_loopback_when_told() -> None:
     assert GatewayConfig(serving_root="r", host="0.0.0.0", insecure=True).insecure
+
+
+def test_a_leaf_loads_its_share_and_a_root_nothing() -> None:
+    leaf = GatewayConfig.load(None, {"serving_root": "r", "shard_share": "1/4"}).fan_out
+    root = GatewayConfig.load(None, {"serving_root": "r", "leaves": ["a:1,b:1", "c:1"]}).fan_out
+    alone = GatewayConfig(serving_root="r").fan_out
+    assert [options.share for options in (leaf, root, alone)] == [Share(1, 4), None, WHOLE]
+    assert [(options.is_leaf, options.is_root) for options in (leaf, root, alone)] == [
+        (True, False),
+        (False, True),
+        (False, False),
+    ]
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", ""])
