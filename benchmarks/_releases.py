@@ -66,7 +66,7 @@ def exact_neighbors(embeddings: Embeddings, queries: Embeddings, k: int) -> npt.
 
 
 def choose_index(embeddings: Embeddings, queries: Embeddings) -> tuple[IndexParameters, float]:
-    """Returns the parameters that the pipeline's search finds for a recall@10 of 0.955 over `queries`, and their recall.
+    """Returns the parameters that the search finds for a recall@10 of 0.955 over `queries`, and their recall.
 
     A margin above the 0.95 that every system of a comparison must reach: other queries may be harder.
     """
