@@ -27,6 +27,17 @@ def band(hashes: Hashes, number: int) -> npt.NDArray[np.uint8]:
     return (hashes >> np.uint64(8 * number)).astype(np.uint8)
 
 
+def turned(hashes: Hashes, number: int) -> Hashes:
+    """Returns the hashes with byte `number` in front, then the one after it, and so on, around.
+
+    As many bits differ. In order they have other bits in common for every band: what is far apart in one large bucket
+    may be close in another.
+    """
+    order = [(number + place) % BANDS for place in range(BANDS)]
+    octets = np.ascontiguousarray(hashes).view(np.uint8).reshape(-1, BANDS)[:, order]
+    return np.ascontiguousarray(octets).view(">u8").reshape(-1).astype(np.uint64)
+
+
 def near_pairs(hashes: Hashes, order: Hashes, hamming: int) -> Rows:
     """Returns pairs of places, int64 `[P, 2]`, whose hashes differ in at most `hamming` bits: not all where many do.
 
@@ -36,8 +47,9 @@ def near_pairs(hashes: Hashes, order: Hashes, hamming: int) -> Rows:
         return np.zeros((0, 2), np.int64)
     # Neighbours in this order have the leading bytes in common; equal hashes stand together.
     sorted_ = np.lexsort((order, hashes))
+    by_rank = np.argsort(order[sorted_], kind="stable")
     rank = np.empty(len(hashes), np.int64)
-    rank[np.argsort(order[sorted_], kind="stable")] = np.arange(len(hashes))
+    rank[by_rank] = np.arange(len(hashes))
     signs = _signs(hashes[sorted_])
     # The product of two vectors of signs is 64 less twice the number of bits that differ.
     least = BITS - 2 * hamming
@@ -47,28 +59,40 @@ def near_pairs(hashes: Hashes, order: Hashes, hamming: int) -> Rows:
         rows, columns = np.nonzero(products >= least)
         others = rows != columns
         rows, columns = rows[others], columns[others]
-        values = products[rows, columns]
-        rows, columns = rows + start, columns + start
-        found.append(_kept(rows, columns, values, rank))
+        differing = (BITS - products[rows, columns]).astype(np.int64) // 2
+        found.append(_kept(rows, rank[columns + start], differing) + np.array([start, 0]))
         # Of the next block each has been compared with this one, from this side only.
-        later = columns >= start + _BLOCK
-        found.append(_kept(columns[later], rows[later], values[later], rank))
-    pairs = np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
-    return np.asarray(sorted_[pairs], np.int64)
+        later = columns >= _BLOCK
+        found.append(_kept(columns[later], rank[rows[later] + start], differing[later]) + np.array([start, 0]))
+    pairs = np.concatenate(found)
+    pairs[:, 1] = by_rank[pairs[:, 1]]
+    return np.asarray(sorted_[distinct_pairs(pairs)], np.int64)
 
 
-def _kept(rows: Rows, columns: Rows, products: npt.NDArray[np.float32], rank: Rows) -> Rows:
-    """Returns (row, column) of each row's nearest, and of its first by `rank`."""
-    nearest = np.lexsort((rank[columns], -products, rows))
-    first = np.lexsort((rank[columns], rows))
-    chosen = np.concatenate([_leading(nearest, rows, _NEAREST), _leading(first, rows, _FIRST)])
-    return np.column_stack([rows[chosen], columns[chosen]])
+def distinct_pairs(pairs: Rows) -> Rows:
+    """Returns the pairs, int64 `[P, 2]`, the smaller first, each once."""
+    low, high = pairs.min(axis=1), pairs.max(axis=1)
+    order = np.lexsort((high, low))
+    low, high = low[order], high[order]
+    new = np.ones(len(low), np.bool_)
+    # np.unique would sort them as strings of bytes, which takes ten times as long.
+    new[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
+    return np.column_stack([low[new], high[new]])
 
 
-def _leading(order: Rows, rows: Rows, most: int) -> Rows:
-    """Returns of an order that goes by rows the first `most` of each row."""
-    ordered = rows[order]
-    return order[np.arange(len(order)) - np.searchsorted(ordered, ordered) < most]
+def _kept(rows: Rows, ranks: Rows, differing: Rows) -> Rows:
+    """Returns (row, rank) of each row's nearest, and of its first. rows: less than 2 * _BLOCK."""
+    # Sorted as one number each, which takes a fraction of the time of sorting by three.
+    nearest = np.sort(rows << 48 | differing << 40 | ranks)
+    first = np.sort(rows << 48 | ranks)
+    return np.concatenate([_leading(nearest, _NEAREST), _leading(first, _FIRST)])
+
+
+def _leading(keys: Rows, most: int) -> Rows:
+    """Returns (row, rank) of the first `most` of each row, of sorted keys."""
+    rows = keys >> 48
+    chosen = keys[np.arange(len(keys)) - np.searchsorted(rows, rows) < most]
+    return np.column_stack([chosen >> 48, chosen & (2**40 - 1)])
 
 
 def _signs(hashes: Hashes) -> npt.NDArray[np.float32]:

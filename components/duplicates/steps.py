@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.artifact_files import fetched
-from components.duplicates.buckets import BANDS, band, near_pairs
+from components.duplicates.buckets import BANDS, band, distinct_pairs, near_pairs, turned
 from components.duplicates.flow import (
     Candidates,
     Copies,
@@ -135,11 +135,11 @@ class PairLooks(beam.DoFn):
         by_node = np.argsort(nodes)
         kept = by_node[np.sort(np.unique(order[by_node], return_index=True)[1])]
         nodes, hashes, order = nodes[kept], hashes[kept], order[kept]
-        values = band(hashes, number)
+        values, in_front = band(hashes, number), turned(hashes, number)
         found = [np.zeros((0, 2), np.int64)]
         for value in np.unique(values).tolist():
             places = np.flatnonzero(values == value)
-            found.append(places[near_pairs(hashes[places], order[places], self._hamming)])
+            found.append(places[near_pairs(in_front[places], order[places], self._hamming)])
         yield from _candidates(np.sort(nodes[np.concatenate(found)], axis=1), same=False)
 
 
@@ -153,7 +153,7 @@ class ReadFirst(beam.DoFn):
         part, pieces = group[0], list(group[1])
         # A pair may have several bytes in common.
         near = np.concatenate([np.zeros((0, 2), np.int64), *(piece.nodes for piece in pieces if not piece.same)])
-        near = np.unique(near, axis=0)
+        near = distinct_pairs(near)
         copies = np.concatenate([np.zeros((0, 2), np.int64), *(piece.nodes for piece in pieces if piece.same)])
         nodes = np.concatenate([copies, near])
         same = np.arange(len(nodes)) < len(copies)
