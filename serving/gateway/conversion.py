@@ -31,6 +31,7 @@ _STATES = {
     State.HELD: retrieval_pb2.RELEASE_STATE_HELD,
     State.REFUSED: retrieval_pb2.RELEASE_STATE_REFUSED,
 }
+_FLOATS = np.dtype("<f4")
 _log = logging.getLogger(__name__)
 C = TypeVar("C")
 
@@ -45,7 +46,7 @@ def to_query(request: Any) -> Query:
         collapse_score=request.collapse_score if request.HasField("collapse_score") else None,
         collapse_groups=request.collapse_groups,
         image=request.image if kind == "image" else None,
-        vector=np.array(request.vector.values, np.float32) if kind == "vector" else None,
+        vector=_values(request.vector) if kind == "vector" else None,
         item_id=request.item_id if kind == "item_id" else None,
         release_id=request.release_id,
     )
@@ -220,6 +221,16 @@ def to_item(item: Item) -> Any:
         thumbnail=item.thumbnail,
         duplicate_group=item.duplicate_group,
     )
+
+
+def _values(vector: Any) -> Any:
+    # As bytes, where they lie one after the other: to take them out of the message one by one takes four times as long.
+    data = vector.SerializeToString()
+    size = 4 * len(vector.values)
+    head = wire.packed_floats(size)
+    if data.startswith(head):
+        return np.frombuffer(data, _FLOATS, size // 4, len(head))
+    return np.array(vector.values, np.float32)
 
 
 def _stamp(changed: Changed) -> Any:

@@ -1,10 +1,10 @@
 """Layers around the unary methods of a service: each method is wrapped once, not at each call.
 
-They are not interceptors of gRPC's own, of which each would take a call through two more coroutines: one interceptor
-holds them all.
+They are not interceptors of gRPC's own, of which each would take a call through two more coroutines: see
+generic_handlers.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import grpc
@@ -18,23 +18,6 @@ class Layer(Protocol):
 
     def around(self, handler: Any, details: grpc.HandlerCallDetails) -> Any:
         """Returns what handles a call in place of `handler`, which is None for a method that there isn't."""
-
-
-class LayeredInterceptor(grpc.aio.ServerInterceptor):
-    """Puts layers around every method."""
-
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        """layers: the outermost first."""
-        self._around = [layer.around for layer in reversed(layers)]
-
-    async def intercept_service(
-        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
-    ) -> Any:
-        """Returns the method's handler inside of all layers."""
-        handler = await continuation(details)
-        for around in self._around:
-            handler = around(handler, details)
-        return handler
 
 
 class WrappingLayer:

@@ -3,6 +3,7 @@
 An item takes longer to serialize than to find, and answers hold the same ones again and again.
 """
 
+import functools
 import struct
 from collections.abc import Iterable, Sequence
 
@@ -28,6 +29,7 @@ _NEIGHBORS = _tag(retrieval_pb2.SearchResponse, "neighbors", _LENGTH_DELIMITED)
 _RESPONSE = _tag(retrieval_pb2.BatchSearchResult, "response", _LENGTH_DELIMITED)
 _ERROR = _tag(retrieval_pb2.BatchSearchResult, "error", _LENGTH_DELIMITED)
 _RESULTS = _tag(retrieval_pb2.BatchSearchResponse, "results", _LENGTH_DELIMITED)
+_VALUES = _tag(retrieval_pb2.Vector, "values", _LENGTH_DELIMITED)
 _TIMINGS = struct.Struct("<BB cd cd cd")
 _DECODE = _tag(retrieval_pb2.Timings, "decode_seconds", _FIXED64)
 _ENCODE = _tag(retrieval_pb2.Timings, "encode_seconds", _FIXED64)
@@ -40,6 +42,12 @@ def item(data: bytes) -> ItemPart:
     """Returns the part that holds an Item's bytes."""
     own = _ITEM + _length(data) + data + _SCORE
     return _NEIGHBORS + _varint(len(own) + _SCORE_BYTES) + own
+
+
+@functools.lru_cache(maxsize=64)
+def packed_floats(size: int) -> bytes:
+    """Returns what comes before `size` bytes of floats in a Vector that holds some."""
+    return _VALUES + _varint(size)
 
 
 def search_response(items: Sequence[ItemPart], scores: Sequence[float], more: Sequence[bytes], rest: bytes) -> bytes:
