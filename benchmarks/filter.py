@@ -15,6 +15,7 @@ filters take turns. The last rows ask a gateway over gRPC.
 """
 
 import dataclasses
+import functools
 import pathlib
 import statistics
 import tempfile
@@ -135,7 +136,7 @@ def measure(collected: Collected, every: Sequence[Case], searcher: Searcher[Any]
     for number in range(RUNS):
         for case in (whole, *every):
             wanted = Wanted(K, filter=parse(case.filter) if case.filter else None)
-            search = lambda query, wanted=wanted: searcher.find(query, wanted, None)  # noqa: E731
+            search = functools.partial(searcher.find, wanted=wanted, exclude=None)
             answers, first, median = timed(search, collected.queries)
             rounds.setdefault(case.filter, []).append(median)
             if number:
