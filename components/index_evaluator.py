@@ -290,7 +290,7 @@ def check_recall(evaluation: dict[str, Any]) -> None:
         raise RecallTooLow(
             f"recall@{gate['k']} must be at least {gate['min_recall']}, the {evaluation['kind']} index over"
             f" {evaluation['count']} items reached {gate['recall']:.4f} on {evaluation['queries']} queries."
-            " Search more leaves, re-rank more candidates, or use kind brute_force or exact."
+            " Raise index.recall_target, search more leaves, re-rank more candidates, or use kind brute_force or exact."
         )
 
 

@@ -82,10 +82,10 @@ def search_parameters(
     )
     search.run()
     point = choose(search.points, target, bytes_per_item)
-    chosen = scaled(point.parameters, 1 / scale)
-    chosen = IndexParameters.from_dict({**chosen.to_dict(), **(fixed or {})})
+    values = {**scaled(point.parameters, 1 / scale).to_dict(), **(fixed or {})}
+    values["leaves"] = max(values["leaves"], values["leaves_to_search"])
     return Choice(
-        parameters=chosen,
+        parameters=IndexParameters.from_dict(values),
         point=point,
         frontier=tuple(frontier(search.points, point)),
         target=target,
@@ -134,7 +134,7 @@ class _Search:
             self._try(self._parameters(leaves=leaves, **scoring))
         best = choose(self.points, self._target).parameters
         if self._options.spill and "spill" not in self._fixed:
-            spilt = dataclasses.replace(best, leaves_to_search=1, spill=True)
+            spilt = self._parameters(**{**best.to_dict(), "leaves_to_search": 1, "spill": True})
             if self._fits(spilt):
                 self._try(spilt)
 
