@@ -185,25 +185,24 @@ def main() -> None:
     for collection in collections:
         name = flags.name or f"encoders-{collection.name}"
         command = f"python -m benchmarks.encoders --data {collection.name} {_said(flags)}"
-        rows: list[dict[str, Any]] = []
-        altered: dict[str, Altered] = {}
+        rows, altered = earlier(folder / f"{name}.json") if flags.add else ([], {})
         if flags.scale == "full" and flags.euclidean:
-            rows += [row | {COMMAND: command} for row in euclidean(collection)]
+            rows = _beside(rows, [row | {COMMAND: command} for row in euclidean(collection)])
         for family, path in _chosen(flags):
             config = recipe(family, collection, path, flags.set)
             measured, kinds = measure(config, collection, flags.minutes, flags.altered, codes=flags.codes)
             measured = [row | {"recipe": path.stem if path else "", COMMAND: command} for row in measured]
-            rows += measured
-            altered[called(measured[0])] = kinds
-            print(markdown(measured, {called(measured[0]): kinds}), flush=True)
-        if flags.add:
-            old, others = earlier(folder / f"{name}.json")
-            rows = [row for row in old if called(row) not in map(called, rows)] + rows
-            altered = others | altered
-        shown = [{title: of for title, of in row.items() if title not in _BESIDE} for row in rows]
-        beside = {what: {called(row): row[what] for row in rows} for what in _BESIDE}
-        report(name, flags.scale, shown, [], altered=altered, **beside)
-        (folder / f"{name}.md").write_text(markdown(rows, altered))
+            rows, altered = _beside(rows, measured), altered | {called(measured[0]): kinds}
+            # After each of them: what takes hours may be interrupted.
+            shown = [{title: of for title, of in row.items() if title not in _BESIDE} for row in rows]
+            beside = {what: {called(row): row[what] for row in rows} for what in _BESIDE}
+            report(name, flags.scale, shown, [], altered=altered, **beside)
+            (folder / f"{name}.md").write_text(markdown(rows, altered))
+
+
+def _beside(rows: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns both, where two are called the same the new one."""
+    return [row for row in rows if called(row) not in map(called, new)] + new
 
 
 def _asked(collection: Collection, queries: int) -> Collection:
