@@ -171,11 +171,12 @@ class Generator:
             "cpu": cpu / elapsed,
             "worst_lag": run.worst_lag,
             "told": run.told,
-            **_figures(calls, elapsed),
+            **summary(calls, elapsed),
         }
 
 
-def _figures(calls: np.ndarray, elapsed: float) -> dict[str, Any]:
+def summary(calls: np.ndarray, elapsed: float) -> dict[str, Any]:
+    """Returns the figures of calls: float64 `[N, 5]`, see Run. elapsed: seconds that they took."""
     codes = calls[:, 3].astype(int)
     ok = calls[codes == OK, 2]
     names = {code.value[0]: code.name for code in grpc.StatusCode}

@@ -19,10 +19,12 @@ _ANSWER = struct.Struct("<II")
 
 
 class LoadGenerator:
-    """A load generator process; a context manager. folder: for files of requests and answers."""
+    """A load generator process; a context manager."""
 
-    def __init__(self, folder: pathlib.Path) -> None:
+    def __init__(self, folder: pathlib.Path, module: str = "_generator") -> None:
+        """folder: for files of requests and answers. module: `_generator`, or `_flood` that takes little itself."""
         self._folder = folder
+        self._module = module
         self._process: subprocess.Popen[str] | None = None
 
     def requests(self, name: str, messages: Sequence[Any]) -> str:
@@ -57,7 +59,7 @@ class LoadGenerator:
     def __enter__(self) -> "LoadGenerator":
         self._folder.mkdir(parents=True, exist_ok=True)
         self._process = subprocess.Popen(
-            [python_of("serving"), "-m", "benchmarks._generator"],
+            [python_of("serving"), "-m", f"benchmarks.{self._module}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -44,7 +44,7 @@ def overload(
     """Measures the peak in a closed loop, then offers `times` as much. kind: `image` or `vector`."""
     with (
         service(generations.root, folder / "logs") as running,
-        LoadGenerator(folder / "load") as generator,
+        LoadGenerator(folder / "load", "_flood") as generator,
     ):
         messages = generations.image_requests() if kind == "image" else generations.vector_requests()
         job = {"target": running.gateway.address, "requests": generator.requests(kind, messages), "timeout": _TIMEOUT}
