@@ -58,8 +58,10 @@ def find_python(version: str) -> str:
     """Returns a CPython of this version, or where there is none the one that runs this."""
     pyenv = sorted(pathlib.Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}"))
     for python in (shutil.which(f"python{version}"), *map(str, pyenv), f"/usr/bin/python{version}"):
+        if python is None or not pathlib.Path(python).exists():
+            continue
         # A shim may be there that can't do anything.
-        if python and subprocess.run([python, "-c", "import venv, ensurepip"], capture_output=True).returncode == 0:
+        if subprocess.run([python, "-c", "import venv, ensurepip"], capture_output=True).returncode == 0:
             return python
     return str(pathlib.Path(sys.executable).resolve())
 
