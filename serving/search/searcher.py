@@ -34,15 +34,21 @@ T = TypeVar("T")
 
 
 class Matching:
-    """The items that match a filter, as a bitmap: an eighth of a byte for each item of the release."""
+    """The items that match a filter, as a bitmap: an eighth of a byte for each item of the release.
+
+    And as rows, where these take no more than that.
+    """
 
     def __init__(self, mask: filters.Mask) -> None:
         self.count = int(np.count_nonzero(mask))
         self._bits = np.packbits(mask)
         self._size = len(mask)
+        self._rows = np.flatnonzero(mask) if 64 * self.count <= self._size else None
 
     def rows(self) -> Rows:
         """Returns the rows that match: int64 `[count]`, ascending."""
+        if self._rows is not None:
+            return self._rows
         return np.flatnonzero(np.unpackbits(self._bits, count=self._size))
 
     def match(self, rows: Rows) -> npt.NDArray[np.bool_]:
