@@ -9,14 +9,17 @@ All share this machine's processors, so what is measured is what a fan-out costs
 machine can hold or search in time, needs several machines.
 Then a leaf is stopped in the midst of load, once by SIGSTOP (its port is open, nothing answers) and once by SIGKILL:
 every call must be answered within its deadline of 1 s, from all of the items or from exactly those of the other leaves.
+At last one leaf gets a second replica, which stands still for 40 ms every second, as a collector of garbage or a noisy
+neighbour makes one; a root that asks the other replica as well where one is slow is compared with one that doesn't.
 """
 
 import argparse
 import contextlib
 import pathlib
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,20 +40,29 @@ IN_FLIGHT = (1, 16, 64)
 DEADLINE_SECONDS = 1.0
 LEAF_SECONDS = 0.25
 _SERVED_SECONDS = 180.0
+# How often, and for how long, the slow replica stands still.
+_EVERY_SECONDS, _STILL_SECONDS = 0.96, 0.04
 
 
 class Sides:
-    """One process, and a root with its leaves, over one serving root."""
+    """One process, and a root with its leaves, over one serving root. start: a further gateway, by name and flags."""
 
-    def __init__(self, one: Measured, root: Measured, leaves: Sequence[Measured]) -> None:
+    def __init__(
+        self, one: Measured, root: Measured, leaves: Sequence[Measured], start: Callable[..., Measured]
+    ) -> None:
         self.one = one
         self.root = root
         self.leaves = leaves
+        self.start = start
 
     def wait_until_whole(self) -> None:
         """Waits until both answer from all items."""
+        self.wait_for(self.one, self.root)
+
+    def wait_for(self, *gateways: Measured) -> None:
+        """Waits until these answer from all items."""
         end = time.monotonic() + _SERVED_SECONDS
-        for gateway in (self.one, self.root):
+        for gateway in gateways:
             with Client(gateway.address) as client:
                 client.wait_until_serving(_SERVED_SECONDS, encoder=False)
                 while client.search(vector=[1.0] * DIMENSION, k=1).degraded:
@@ -72,7 +84,7 @@ def running(serving_root: pathlib.Path, logs: pathlib.Path) -> Any:
         leaves = [gateway(f"leaf-{number}", "--shard-share", f"{number}/{LEAVES}") for number in range(LEAVES)]
         addresses = [leaf.address for leaf in leaves]
         root = gateway("root", "--leaves", *addresses, "--leaf-seconds", str(LEAF_SECONDS))
-        sides = Sides(one, root, leaves)
+        sides = Sides(one, root, leaves, gateway)
         sides.wait_until_whole()
         yield sides
 
@@ -147,6 +159,34 @@ class Comparison:
             Goal(f"{how}: answers of another coverage than 1 and {expected:.4f}", float(wrong), 0.0, at_most=True),
         ]
 
+    def hedge(self, seconds: float) -> None:
+        """Two replicas of a leaf, of which one stands still now and then: asked by a root that hedges, and one not."""
+        leaves = self._sides.leaves
+        slow = self._sides.start("replica", "--shard-share", f"1/{LEAVES}")
+        addresses = [leaf.address for leaf in leaves]
+        addresses[1] += f",{slow.address}"
+        roots = {
+            name: self._sides.start(f"root-{share}", "--leaves", *addresses, "--hedge-share", share)
+            for name, share in (("a slow replica, not hedged", "0"), ("a slow replica, hedged", "0.05"))
+        }
+        self._sides.wait_for(*roots.values())
+        figures: dict[str, list[dict[str, float]]] = {name: [] for name in roots}
+        with standing_still(slow):
+            for run in range(RUNS + 1):
+                for name, root in roots.items():
+                    found = self._run([root, *leaves, slow], 2, seconds)
+                    # The first of each doesn't count.
+                    if run:
+                        figures[name].append(found)
+        for name, found in figures.items():
+            row = {"what": name, "in flight": 2, "queries/s": median(found, "rate")}
+            self._add({**row, "p50 ms": median(found, "p50"), "p99 ms": median(found, "p99")})
+        not_hedged, hedged = figures.values()
+        ratios = [b["p99"] / a["p99"] for a, b in zip(not_hedged, hedged, strict=True)]
+        if seconds >= 1:
+            # Less holds not one of its pauses.
+            self.goals.append(Goal("p99 with hedging, of that without", float(np.median(ratios)), 1.0, at_most=True))
+
     def _run(self, servers: Sequence[Measured], in_flight: int, seconds: float) -> dict[str, float]:
         before = sum(server.cpu_seconds() for server in servers)
         job = {"target": servers[0].address, "requests": self._requests, "in_flight": in_flight, "seconds": seconds}
@@ -162,10 +202,30 @@ class Comparison:
         say(", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{value}" for name, value in row.items()))
 
 
+@contextlib.contextmanager
+def standing_still(process: Measured) -> Iterator[None]:
+    """Stops a process for a moment, again and again."""
+    end = threading.Event()
+
+    def run() -> None:
+        while not end.wait(_EVERY_SECONDS):
+            process.freeze()
+            end.wait(_STILL_SECONDS)
+            process.thaw()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
 def measure(folder: pathlib.Path, flags: argparse.Namespace) -> tuple[list[dict[str, Any]], list[Goal], dict[str, Any]]:
     """Publishes a release, serves it in both ways, and measures; returns rows, goals and facts."""
     small = flags.scale == "small"
-    count, seconds = (8_000, 0.3) if small else (200_000, 2.5)
+    count, seconds = (8_000, 0.3) if small else (200_000, 2.0)
     files = sorted((flags.images or digits(folder / "digits")).rglob("*.png"))
     images = [file.read_bytes() for file in files[:16]]
     embeddings, queries = make_embeddings(count, 1000)
@@ -190,6 +250,7 @@ def measure(folder: pathlib.Path, flags: argparse.Namespace) -> tuple[list[dict[
         sides.leaves[1].thaw()
         sides.wait_until_whole()
         say("the leaf goes on, and answers are whole again")
+        comparison.hedge(seconds)
         comparison.stop_a_leaf("SIGKILL", Measured.kill, expected, stopped)
         memory = {
             "one process": sides.one.peak_mib(),
