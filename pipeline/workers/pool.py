@@ -17,6 +17,8 @@ _log = logging.getLogger(__name__)
 class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
     """Serves `--environment_type=EXTERNAL --environment_config=<address>`. processes: of each worker.
 
+    groups: the workers by id; what is over goes when another one begins.
+
     Nothing is staged: the job's code is what this environment holds. Whoever reaches the port can have code run, so it
     listens on loopback unless told otherwise.
     """
@@ -39,12 +41,14 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
     def stop(self) -> None:
         """Stops listening; ends when all processes have."""
         self._server.stop(0).wait()
-        for name in list(self.groups):
-            self._stop(name)
+        with self._lock:
+            groups = list(self.groups.values())
+        for group in groups:
+            group.stop()
 
     def StartWorker(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Starts a worker's processes."""
-        self._stop(request.worker_id)
+        self.StopWorker(request, context)
         try:
             group = WorkerGroup(request, self._processes)
         except grpc.RpcError as error:
@@ -52,7 +56,6 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             return beam_fn_api_pb2.StartWorkerResponse(error=str(error))
         with self._lock:
             for name in [name for name, other in self.groups.items() if other.over]:
-                # Not every runner says when it has done with a worker.
                 del self.groups[name]
             self.groups[request.worker_id] = group
         group.start()
@@ -60,11 +63,8 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
 
     def StopWorker(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Ends a worker's processes."""
-        self._stop(request.worker_id)
-        return beam_fn_api_pb2.StopWorkerResponse()
-
-    def _stop(self, worker_id: str) -> None:
         with self._lock:
-            group = self.groups.pop(worker_id, None)
+            group = self.groups.get(request.worker_id)
         if group is not None:
             group.stop()
+        return beam_fn_api_pb2.StopWorkerResponse()

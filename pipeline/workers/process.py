@@ -176,7 +176,11 @@ class _Runner(
 
     def State(self, request_iterator: Iterable[Any], context: grpc.ServicerContext) -> Iterator[Any]:
         """Passes on what the process asks for: side inputs."""
-        yield from self._state().State(_of_bundles(request_iterator))
+        try:
+            yield from self._state().State(_of_bundles(request_iterator))
+        except grpc.RpcError:
+            # One of the two ends is gone; whoever waits for an answer is told by that.
+            return
 
 
 def _of_bundles(requests: Iterable[Any]) -> Iterator[Any]:
