@@ -19,7 +19,8 @@ from pipeline.families.descriptors import described
 from pipeline.families.family import Network
 
 _BATCH = 1_000
-_SMALLEST = 1e-3  # of the mean variance: what hardly varies is not blown up
+# Of the mean variance: what hardly varies is not blown up. And where nothing varies at all.
+_SMALLEST, _NOTHING = 1e-3, 1e-12
 
 
 @keras.saving.register_keras_serializable("lookalike")
@@ -65,8 +66,8 @@ def settle(network: Network, images: npt.NDArray[np.uint8], seed: int, *, whiten
     encoder, learned = network.encoder, network.encoder.get_layer("learned")
     rows = _outputs(learned, images).astype(np.float64)
     mean = rows.mean(axis=0)
-    variance, axes = np.linalg.eigh(np.cov(rows.T))
-    variance = np.maximum(variance, _SMALLEST * variance.mean())
+    variance, axes = np.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
+    variance = np.maximum(variance, max(_SMALLEST * variance.mean(), _NOTHING))
     scale = variance ** (-whiten / 2.0)
     scale /= math.sqrt(float((scale**2 * variance).sum()))
     evened = axes * scale
@@ -76,7 +77,9 @@ def settle(network: Network, images: npt.NDArray[np.uint8], seed: int, *, whiten
     if "components" in names:
         layer = encoder.get_layer("components")
         seen = _outputs(keras.Model(encoder.input, layer.input), images)
-        found = PCA(min(layer.units, *seen.shape), svd_solver="auto", random_state=seed).fit(seen)
+        found = PCA(min(layer.units, *seen.shape), svd_solver="auto", random_state=seed)
+        with np.errstate(invalid="ignore", divide="ignore"):  # of one image, or equal ones: the variance is 0
+            found.fit(seen)
         components = np.zeros((layer.units, seen.shape[1]), np.float32)
         components[: len(found.components_)] = found.components_
         layer.set_weights([components.T, -components @ found.mean_])

@@ -75,3 +75,11 @@ def test_only_what_gradients_train_is_trained():
     network = settled(whiten=0.5, components=3)
     names = {variable.path.split("/")[0] for variable in network.encoder.trainable_variables}
     assert not names & {"evened", "turned", "components"}
+
+
+@pytest.mark.parametrize("images", [IMAGES[:1], np.repeat(IMAGES[:1], 30, axis=0), IMAGES[:3]], ids=["1", "equal", "3"])
+def test_a_few_images_are_enough(images):
+    network = trainer.build(EncoderConfig(**SHAPE, ours=OursOptions(whiten=0.5, components=4)))
+    network.fit(images, 0)
+    assert np.isfinite(network.encoder(pixels())).all()
+    assert np.isfinite(network.decoder(network.encoder(pixels(images)))).all()
