@@ -55,10 +55,12 @@ def others(count: int, dimension: int) -> Iterator[Candidate]:
         build = {"factory": f"HNSW{links},Flat", "efConstruction": 200 if thorough else 40}
         yield Candidate(f"FAISS HNSW{links}", "faiss", build, hnsw)
     flat = tuple({"nprobe": probes} for probes in _PROBES if probes <= lists)
-    yield Candidate("FAISS IVF, flat", "faiss", {"factory": f"IVF{lists},Flat"}, flat)
+    # Of 39 to 256 vectors a list that FAISS trains on.
+    training = {"train": 64 * lists}
+    yield Candidate("FAISS IVF, flat", "faiss", {"factory": f"IVF{lists},Flat"} | training, flat)
     codes = tuple({"nprobe": n, "k_factor_rf": k} for k in (4, 16, 64) for n in _PROBES if n <= lists)
     factory = f"IVF{lists},PQ{dimension // 2}x4fs,RFlat"
-    yield Candidate("FAISS IVF-PQ, fast scan", "faiss", {"factory": factory}, codes)
+    yield Candidate("FAISS IVF-PQ, fast scan", "faiss", {"factory": factory} | training, codes)
     expansions = tuple({"ef": ef} for ef in _EXPANSIONS)
     for links in (16, 32) if thorough else (16,):
         yield Candidate(f"hnswlib M={links}", "hnswlib", {"M": links, "ef_construction": 200}, expansions)

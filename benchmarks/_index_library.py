@@ -89,7 +89,10 @@ class ExactNumpy:
 
 
 class Faiss:
-    """FAISS by its index factory. build: `factory`, and `efConstruction` of HNSW. setting: by its ParameterSpace."""
+    """FAISS by its index factory. build: `factory`, `efConstruction` of HNSW, `train`: on how many vectors at the most.
+
+    setting: by its ParameterSpace.
+    """
 
     def build(self, vectors: Vectors, build: Setting) -> None:
         import faiss
@@ -98,7 +101,7 @@ class Faiss:
         self._index = faiss.index_factory(vectors.shape[1], build["factory"], faiss.METRIC_INNER_PRODUCT)
         if "efConstruction" in build:
             self._index.hnsw.efConstruction = build["efConstruction"]
-        self._index.train(vectors)
+        self._index.train(vectors[:: max(1, len(vectors) // build.get("train", len(vectors)))])
         self._index.add(vectors)
 
     def save(self, folder: pathlib.Path) -> None:

@@ -173,10 +173,12 @@ def test_a_filter_is_read_once(large: Large, monkeypatch: pytest.MonkeyPatch) ->
     assert len(asked) == 3
 
 
-def test_a_bitmap_is_the_mask() -> None:
+# Few matches are also remembered as rows.
+@pytest.mark.parametrize("share", [0.3, 0.01])
+def test_a_bitmap_is_the_mask(share: float) -> None:
     random = np.random.default_rng(0)
     for size in (1, 7, 8, 9, 1000):
-        mask = random.random(size) < 0.3
+        mask = random.random(size) < share
         matching = Matching(mask)
         np.testing.assert_array_equal(matching.rows(), np.flatnonzero(mask))
         np.testing.assert_array_equal(matching.match(np.arange(size)), mask)
