@@ -187,15 +187,18 @@ class FanOut:
         seconds: float,
     ) -> dict[ReplicatedLeaf, T | Exception]:
         """Returns what each leaf says, or why it doesn't. seconds: the longest that it may take."""
+        if not calls:
+            return {}
         left = deadline.left()
-        timeout = min(left - min(MARGIN_SECONDS, MARGIN_SHARE * left), seconds)
+        margin = min(MARGIN_SECONDS, MARGIN_SHARE * left)
+        timeout = min(left - margin, seconds)
         tasks = {
             leaf: asyncio.create_task(leaf.ask(call, release_id, timeout, hedged=hedged))
             for leaf, call in calls.items()
         }
         try:
-            # They end by themselves; this one is to be sure.
-            await asyncio.wait(tasks.values(), timeout=timeout)
+            # They end by themselves, and say why; this is for one that doesn't.
+            await asyncio.wait(tasks.values(), timeout=timeout + margin / 2)
         finally:
             for task in tasks.values():
                 task.cancel()

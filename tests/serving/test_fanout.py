@@ -325,6 +325,8 @@ def test_a_batch_of_changes_goes_to_the_leaves_of_each(taking: tuple[FannedOut, 
             assert (outcome.code, outcome.reason, outcome.field) == ("INVALID_ARGUMENT", "INVALID_QUERY", "image")
         else:
             assert isinstance(outcome, Upserted) and outcome.item_id == f"batch-{i}.png"
+    [failed] = fanned.client.batch_upsert([NewItem("x" * 2000, png(1))])
+    assert isinstance(failed, QueryFailed) and failed.field == "item_id"
     deleted = fanned.client.batch_delete([f"batch-{i}.png" for i in range(5)])
     assert [isinstance(outcome, Deleted) and outcome.found for outcome in deleted] == [True] * 4 + [False]
     until(lambda: everything(fanned.client) == everything(one.client))
