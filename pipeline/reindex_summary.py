@@ -75,6 +75,17 @@ class ReindexSummary:
         return registry
 
 
+def check_writable(file: str) -> None:
+    """Raises OSError where a file can't be written: sooner than after a run of hours."""
+    target = pathlib.Path(file)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir():
+        raise IsADirectoryError(f"{file} is a folder.")
+    beside = target.with_name(f".{target.name}.tmp")
+    beside.touch()
+    beside.unlink()
+
+
 def write_summary(
     summary: ReindexSummary, file: str | None, metrics_file: str | None, push_gateway: str | None
 ) -> None:

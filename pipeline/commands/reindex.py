@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns one of the codes above."""
     from pipeline import config as configuration
     from pipeline.reindex_runner import run_reindex
-    from pipeline.reindex_summary import write_summary
+    from pipeline.reindex_summary import check_writable, write_summary
 
     given = {option: getattr(arguments, flag.replace("-", "_")) for flag, (option, _) in _FLAGS.items()}
     overrides = [f"{option}={value}" for option, value in given.items() if value is not None]
@@ -68,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise configuration.ConfigError("ingest.images must name a collection: --images FOLDER.")
         if not 0 <= arguments.wait <= 86_400:
             raise configuration.ConfigError(f"--wait must be in [0, 86400], got {arguments.wait:g}.")
+        for file in filter(None, (arguments.summary, arguments.metrics_file)):
+            check_writable(file)
     except (configuration.ConfigError, OSError) as error:
         print(f"lookalike reindex: {error}", file=sys.stderr)
         return 2

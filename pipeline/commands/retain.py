@@ -57,7 +57,12 @@ def run(arguments: argparse.Namespace) -> int:
     store = open_store(config.serving_root)
     try:
         pruned = None
-        if store.folders(layout.RELEASES):
+        releases = store.folders(layout.RELEASES)
+        if not releases and not pathlib.Path(config.root).is_dir():
+            text = f"there is nothing to keep: no releases in {config.serving_root}, and no folder {config.root}."
+            print(f"lookalike retain: {text}", file=sys.stderr)
+            return 2
+        if releases:
             pruned = prune(
                 store,
                 keep=policy.releases,

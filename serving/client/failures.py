@@ -4,6 +4,9 @@ from typing import Any
 
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+# What BoringSSL says to an answer in the clear.
+_NOT_TLS = "WRONG_VERSION_NUMBER"
+
 
 class QueryFailed(Exception):
     """The gateway said no, or could not be reached. `str()` is for people, the rest for programs.
@@ -33,6 +36,8 @@ def from_error(error: Any, address: str) -> QueryFailed:
     text = error.details() or error.code().name
     if not status.details:
         text = f"no answer from the gateway at {address}: {text}"
+        if _NOT_TLS in text:
+            text += "; what listens there does not speak TLS: ask without a ca, or start it with a certificate."
     return _failed(error.code().name, text, status.details)
 
 

@@ -6,6 +6,7 @@ When it returns, the image is kept: it is found at once by the gateway that was 
 and every release that is made from now on holds it. It takes a token for admins, where the gateway has tokens at all.
 
 An attribute is a number, true or false where it reads as one, else text; quotes make it text: --attribute 'size="42"'.
+Only `label` is text in any case, as in releases: --attribute label=7.
 """
 
 import argparse
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from serving.client import Client
 
 HELP = "add an image to the collection of a running gateway"
+
+
+# A filter that asks for a label finds nothing where the same one is a number.
+_LABEL = "label"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +64,8 @@ def _attribute(text: str) -> tuple[str, str | int | float | bool]:
     try:
         parsed = json.loads(value)
     except ValueError:
+        return name, value
+    if name == _LABEL and not isinstance(parsed, str):
         return name, value
     # JSON also reads Infinity, lists and null.
     plain = isinstance(parsed, str | int) or (isinstance(parsed, float) and math.isfinite(parsed))

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from pipeline.reindex_summary import EXIT_CODES, ReindexSummary, write_summary
+from pipeline.reindex_summary import EXIT_CODES, ReindexSummary, check_writable, write_summary
 
 PUBLISHED = ReindexSummary(
     "published", release_id="r2", base="r1", counts={"listed": 12, "new": 2}, components={"Embedder": 1.5}, finished=1e9
@@ -68,3 +68,12 @@ def test_metrics_are_pushed():
     ((path, text),) = pushed
     assert path == "/metrics/job/lookalike_reindex"
     assert 'lookalike_reindex_items{what="new"} 2.0' in text
+
+
+def test_what_cannot_be_written_is_known_before_the_run(tmp_path):
+    check_writable(str(tmp_path / "deep" / "summary.json"))
+    assert list((tmp_path / "deep").iterdir()) == []
+    (tmp_path / "file").touch()
+    for wrong in (tmp_path, tmp_path / "file" / "summary.json"):
+        with pytest.raises(OSError):
+            check_writable(str(wrong))

@@ -148,3 +148,9 @@ def test_the_command(root: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> 
     assert counts(root)[0] == 1
     assert main([*flags, "--set", "retention.runs=0"]) == 2
     assert "retention.runs must be in [1, 10000], got 0" in capsys.readouterr().err
+
+
+def test_the_command_refuses_what_is_not_there(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--root", str(tmp_path / "none"), "--serving-root", str(tmp_path / "none" / "serving")]
+    assert main(["retain", *flags]) == 2
+    assert "no releases in" in capsys.readouterr().err

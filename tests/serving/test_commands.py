@@ -50,7 +50,7 @@ def test_upsert_and_delete(loop: LoopThread, tmp_path) -> None:
     collection.publish()
     file = tmp_path / "x.png"
     file.write_bytes(png(777))
-    with Running(loop, collection, updates=Updates(allow_updates=True, advise_items=2)) as running:
+    with Running(loop, collection, updates=Updates(allow_updates=True, advise_items=3)) as running:
         running.client.wait_until_serving(10)
         at = ["--address", running.address]
         given = ["--attribute", "label=shoe", "--attribute", "price=49.9", "--attribute", 'size="42"']
@@ -59,6 +59,8 @@ def test_upsert_and_delete(loop: LoopThread, tmp_path) -> None:
         assert done.stdout == f"new.png added, beside release {collection.current}\n"
         item = running.client.get_item("new.png")
         assert (item.attributes, item.uri) == ({"label": "shoe", "price": 49.9, "size": "42"}, "file:///x.png")
+        run("upsert", "--image", str(file), "--id", "seven.png", "--attribute", "label=7", *at)
+        assert running.client.get_item("seven.png").attributes == {"label": "7"}, "as releases have it"
         assert "replaced" in run("upsert", "--image", str(file), "--id", "new.png", *at).stdout
         assert run("delete", "--id", "item-3.png", *at).stdout == "item-3.png deleted; it is time to reindex\n"
         done = run("delete", "--id", "item-3.png", "--purge", *at)

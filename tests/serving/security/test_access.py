@@ -125,6 +125,17 @@ def test_a_client_that_does_not_trust_the_gateway_sends_it_nothing(mutual: Runni
     assert asked(mutual, in_the_clear) == ("UNAVAILABLE", "UNAVAILABLE", "unknown")
 
 
+def test_who_speaks_tls_to_a_gateway_in_the_clear_is_told(
+    loop: LoopThread, collection: Collection, authority: Authority
+) -> None:
+    with (
+        Running(loop, collection) as running,
+        Client(running.address, timeout=5, credentials=Credentials(ca=authority.file)) as client,
+        pytest.raises(QueryFailed, match="does not speak TLS: ask without a ca"),
+    ):
+        client.get_release()
+
+
 def test_a_certificate_for_another_host_is_not_the_gateways(
     loop: LoopThread, collection: Collection, folder: pathlib.Path, authority: Authority
 ) -> None:
