@@ -6,7 +6,8 @@
 # bench holds what we are compared with, checks what looks over the manifests: neither holds anything of ours.
 #
 # The pipeline environment has two lanes: py310 (any glibc) and py311 (glibc 2.39 or later). LANE=py310 or LANE=py311
-# names one; without it an environment that is there keeps its lane, and a new one gets py310.
+# names one; without it an environment that is there keeps its lane, and a new one gets py311 where this machine loads it
+# and has a CPython 3.11, or neither 3.11 nor 3.10.
 set -eu
 cd "$(dirname "$0")/.."
 name=${1:?usage: requirements/install.sh pipeline|serving|bench|checks [PREFIX]}
@@ -56,7 +57,10 @@ choose_lane() { # sets lane and why
     *) echo "LANE must be py310 or py311, got '$lane'." >&2; exit 2 ;;
   esac
   if runs "$prefix/bin/python" 3.11; then lane=py311 why="it was made so; LANE=py310 makes the other"; return; fi
-  lane=py310 why="the default; LANE=py311 makes the newer one"
+  if runs "$prefix/bin/python" 3.10; then lane=py310 why="it was made so; LANE=py311 makes the newer one"; return; fi
+  if ! newer_glibc; then lane=py310 why="this machine's glibc is older than 2.39"; return; fi
+  if ! find_python 3.11 >/dev/null && find_python 3.10 >/dev/null; then lane=py310 why="there is no CPython 3.11"; return; fi
+  lane=py311 why="glibc is 2.39 or later; LANE=py310 makes the older one"
 }
 
 bootstrap_uv() { # leaves a uv at .venv/bootstrap/bin/uv
