@@ -107,7 +107,8 @@ def _train_and_export(
             logs=logs,
             strategy=strategy,
         )
-    fit_once(network, dataset(train, "train", None), training.seed)
+    # A cache of its own: that of training may not be complete yet.
+    fit_once(network, dataset(train, "fit", None), training.seed)
     info = {
         "family": encoder.family,
         "dimension": network.dimension,
