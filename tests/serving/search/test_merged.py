@@ -15,7 +15,7 @@ from serving.journal.entry import Entry, Tombstone, Upsert
 from serving.release.items import Item
 from serving.release.reader import open_release
 from serving.search import overlay_builder
-from serving.search.collapse import collapse
+from serving.search.collapse import Content, Owners, collapse, collapse_groups
 from serving.search.filter_language import parse
 from serving.search.overlay_builder import OverlayBuilder
 from serving.search.searcher import Searcher
@@ -57,7 +57,10 @@ class Case:
 @pytest.fixture(scope="module", params=["brute_force", "exact"])
 def case(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Case]:
     root = tmp_path_factory.mktemp("merged") / "root"
-    items = [dataclasses.replace(item, thumbnail=b"") for item in make_items(COUNT)]
+    items = [
+        dataclasses.replace(item, thumbnail=b"", duplicate_group=f"image-{i % 7:04d}.png" if i % 3 else "")
+        for i, item in enumerate(make_items(COUNT))
+    ]
     embeddings = VECTORS[np.arange(COUNT) % len(VECTORS)]
     parameters = IndexParameters(request.param)
     release_id = build_release(root, items=items, embeddings=embeddings, shards=2, parameters=parameters)
@@ -72,7 +75,9 @@ def case(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
 def upsert(digest: str, item_id: str, vector: int, number: int) -> Upsert:
     image = png(number % 5)
     attributes = {"label": str(number % 5), "number": number}
-    return Upsert(item_id, image, "0" * 64, 16, 16 + number % 3, "", attributes, VECTORS[vector], digest)
+    return Upsert(
+        item_id, image, f"{100 + number % 3:064x}", 16, 16 + number % 3, "", attributes, VECTORS[vector], digest
+    )
 
 
 changes = st.lists(
@@ -105,16 +110,22 @@ def expected(collection: Collection, vector: np.ndarray, wanted: Wanted, text: s
     if wanted.min_score is not None:
         scored = [pair for pair in scored if pair[0] >= np.float32(wanted.min_score)]
     best = sorted(scored, key=lambda pair: (-pair[0], pair[1]))
-    if wanted.collapse_score is None:
+    if wanted.collapse_score is None and not wanted.collapse_groups:
         return [(name, score) for score, name in best[: wanted.k]]
-    vectors = np.stack([collection[name][1] for _, name in best]) if best else np.zeros((0, DIMENSION), np.float32)
-    owners = collapse(vectors, wanted.collapse_score, wanted.k)
+    owners = owners_of([collection[name] for _, name in best], wanted)
     leaders = [place for place, owner in enumerate(owners) if owner == place]
     others = [[best[i][1] for i in np.flatnonzero(owners == leader) if i != leader] for leader in leaders]
     return [
         (best[leader][1], best[leader][0], len(named), named[:MOST_NAMED])
         for leader, named in zip(leaders, others, strict=True)
     ]
+
+
+def owners_of(best: list[tuple[Item, np.ndarray]], wanted: Wanted) -> Owners:
+    if wanted.collapse_groups:
+        return collapse_groups([Content(item.duplicate_group, item.sha256) for item, _ in best], wanted.k)
+    vectors = np.stack([vector for _, vector in best]) if best else np.zeros((0, DIMENSION), np.float32)
+    return collapse(vectors, wanted.collapse_score or 1.0, wanted.k)
 
 
 def got(view: View[Item], found: Found) -> list[Any]:
@@ -138,7 +149,7 @@ def got(view: View[Item], found: Found) -> list[Any]:
     st.integers(1, 70),
     st.sampled_from([None, -1.0, 0.0, 0.4]),
     st.sampled_from(sorted(FILTERS)),
-    st.sampled_from([None, None, 1.0, 0.5]),
+    st.sampled_from([None, None, 1.0, 0.5, "groups"]),
     st.sampled_from([None, *IDS]),
 )
 def test_the_merged_collection_is_searched_as_one(
@@ -165,7 +176,9 @@ def test_the_merged_collection_is_searched_as_one(
             exclude = view.rows_of([by])[by]
             vector = view.vectors(np.array([exclude]))[0]
             np.testing.assert_array_equal(vector, collection[by][1])
-        wanted = Wanted(k, min_score, parse(text) if text else None, collapse_score)
+        by_groups = collapse_score == "groups"
+        filter_ = parse(text) if text else None
+        wanted = Wanted(k, min_score, filter_, None if by_groups else collapse_score, by_groups)
         found = view.find(vector, wanted, exclude)
         assert got(view, found) == expected(collection, vector, wanted, text, by if exclude is not None else None)
         matching = sum(FILTERS[text](item) for item, _ in collection.values())
