@@ -123,7 +123,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cached-items", type=int, default=absent, help="items a release keeps ready [20000]")
     parser.add_argument("--request-seconds", type=float, default=absent, help="longest a request may take [30]")
     parser.add_argument("--workers", type=int, default=absent, help="threads that decode and search [2]")
-    parser.add_argument("--queue", type=int, default=absent, help="requests that may wait for a thread [64]")
+    parser.add_argument("--queue", type=int, default=absent, help="requests that may wait for a thread [128]")
     parser.add_argument("--drain-seconds", type=float, default=absent, help="NOT_SERVING before closing [0]")
     parser.add_argument("--grace-seconds", type=float, default=absent, help="for running requests at the end [10]")
     parser.add_argument("--reflection", action="store_true", default=absent, help="let tools list the API")
