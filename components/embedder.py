@@ -55,7 +55,7 @@ class EmbedExamples(beam.PTransform):
         options, parts = self._options, len(self._shards)
         looked_up = (
             shards
-            | "ReadContents" >> beam.ParDo(ReadContents(parts))
+            | "ReadContents" >> beam.ParDo(ReadContents(options, parts))
             | "GroupByPrefix" >> beam.GroupByKey()
             | "LookUp" >> beam.ParDo(LookUp(options)).with_outputs("misses", "counts", main="vectors")
         )

@@ -16,12 +16,11 @@ from components.artifact_files import stored
 from components.embedding import parts as embedding_parts
 from components.embedding.cache import prefix_digits
 from components.embedding.crew import crew_size, open_crew
-from components.embedding.example_shards import ExampleShard, read_records
+from components.embedding.example_shards import ExampleShard, Records, read_records
 from components.embedding.flow import (
     ContentCounts,
     EmbedOptions,
     Misses,
-    Numbers,
     PartItems,
     Places,
     RowFailures,
@@ -64,17 +63,18 @@ def join_misses(pieces: Sequence[Misses]) -> Misses:
 class Encoding:
     """The embeddings of a shard's images, as these are read: several batches at a time where there are threads.
 
-    wanted: int64 `[n]`, the records whose images are encoded, ascending. vectors: float32 `[n, D]`, those in `reasons`
-    are zero. reasons: for each image that the encoder refused.
+    misses: the images to encode, n of them, in the order of their records. vectors: float32 `[n, D]`, those in
+    `reasons` are zero. reasons: for each image that the encoder refused.
     """
 
     def __init__(
-        self, encoder: SavedEncoder | None, wanted: Numbers, options: EmbedOptions, crew: concurrent.futures.Executor
+        self, encoder: SavedEncoder | None, misses: Misses, options: EmbedOptions, crew: concurrent.futures.Executor
     ) -> None:
+        wanted = misses.records
         self.vectors = np.zeros((len(wanted), options.dimension), np.float32)
         self.reasons: dict[int, str] = {}
         self._encoder, self._crew = encoder, crew
-        self._wanted = wanted
+        self._wanted, self._keys = wanted, misses.keys
         self._batch_size = options.batch_size
         # One waits for each that is encoded: no more are in memory.
         self._at_once = 2 * crew_size(options.threads)
@@ -83,11 +83,16 @@ class Encoding:
         self._seen = self._begun = 0
         self._started = self._logged = time.monotonic()
 
-    def take(self, images: Sequence[bytes]) -> None:
-        """Takes the images of the next records, wanted or not."""
-        low, high = np.searchsorted(self._wanted, (self._seen, self._seen + len(images)))
-        self._images += [images[number - self._seen] for number in self._wanted[low:high].tolist()]
-        self._seen += len(images)
+    def take(self, records: Records) -> None:
+        """Takes the images of the next records, wanted or not; raises RuntimeError where they are not those wanted."""
+        low, high = np.searchsorted(self._wanted, (self._seen, self._seen + len(records.images)))
+        places = (self._wanted[low:high] - self._seen).tolist()
+        if "".join(records.sha256s[place] for place in places) != self._keys[low:high].tobytes().hex():
+            raise RuntimeError(
+                f"records {self._seen} and those after it hold other images than their list of contents."
+            )
+        self._images += [records.images[place] for place in places]
+        self._seen += len(records.images)
         while len(self._images) >= self._batch_size:
             self._begin()
 
@@ -142,7 +147,7 @@ class EncodePart(beam.DoFn):
             limit_threads(options.threads)
             encoder = acquire_encoder(self._shared, options.encoder, options.dimension, options.digest)
         with open_crew(options.threads) as crew:
-            encoding = Encoding(encoder, misses.records, options, crew)
+            encoding = Encoding(encoder, misses, options, crew)
             items = self._write_items(shard, encoding, crew)
             encoding.finish()
         _log.info(
@@ -173,7 +178,7 @@ class EncodePart(beam.DoFn):
 
         def read() -> Iterator[Item]:
             for records in read_records(shard):
-                encoding.take(records.images)
+                encoding.take(records)
                 yield from table.add(records, small_images(records, crew))
 
         with stored(store, embedding_parts.items_file(part, self._parts)) as path:

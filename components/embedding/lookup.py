@@ -19,7 +19,9 @@ from components.embedding.flow import (
     open_cache,
     placed_vectors,
 )
+from components.ingest.notes import read_contents_of
 from serving.release.cached_embeddings import KEY_BYTES, Keys
+from serving.storage import open_store
 
 
 def by_prefix(keys: Keys, digits: int) -> Iterator[tuple[str, Numbers]]:
@@ -51,26 +53,37 @@ def distinct(keys: Keys, parts: Numbers, records: Numbers) -> tuple[Numbers, Num
 class ReadContents(beam.DoFn):
     """Yields what the items of an example shard contain: PartContents, by prefix."""
 
-    def __init__(self, parts: int) -> None:
+    def __init__(self, options: EmbedOptions, parts: int) -> None:
+        self._options = options
+        self._parts = parts
         self._digits = prefix_digits(parts)
 
     def process(self, shard: ExampleShard) -> Iterator[tuple[str, PartContents]]:
-        seen: set[str] = set()
-        keys: list[bytes] = []
-        records: list[int] = []
-        first = 0
-        for some in read_contents(shard):
-            for number, (item_id, key) in enumerate(zip(some.item_ids, some.keys, strict=True), first):
-                # The eval split of a tiny collection is its train split once more.
-                if item_id not in seen:
-                    seen.add(item_id)
-                    keys.append(key)
-                    records.append(number)
-            first += len(some.keys)
-        packed = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
-        numbers = np.asarray(records, np.int64)
-        for prefix, rows in by_prefix(packed, self._digits):
-            yield prefix, PartContents(shard.shard, packed[rows], rows, numbers[rows])
+        store = open_store(self._options.examples)
+        keys = read_contents_of(store, shard.shard, self._parts) if self._options.examples else None
+        # Each item has one record, and no other comes before it.
+        records = np.arange(0 if keys is None else len(keys))
+        if keys is None:
+            keys, records = _from_records(shard)
+        for prefix, rows in by_prefix(keys, self._digits):
+            yield prefix, PartContents(shard.shard, keys[rows], rows, records[rows])
+
+
+def _from_records(shard: ExampleShard) -> tuple[Keys, Numbers]:
+    """Returns the keys, uint8 `[n, 32]`, and the records, int64 `[n]`, of a shard's items."""
+    seen: set[str] = set()
+    keys: list[bytes] = []
+    records: list[int] = []
+    first = 0
+    for some in read_contents(shard):
+        for number, (item_id, key) in enumerate(zip(some.item_ids, some.keys, strict=True), first):
+            # The eval split of a tiny collection is its train split once more.
+            if item_id not in seen:
+                seen.add(item_id)
+                keys.append(key)
+                records.append(number)
+        first += len(some.keys)
+    return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES), np.asarray(records, np.int64)
 
 
 class LookUp(beam.DoFn):

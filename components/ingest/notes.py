@@ -2,6 +2,9 @@
 
 `notes/00000-of-00008.jsonl`: a line for each example, where its image came from. Beside the examples and not in them:
 a file's time says nothing to a statistic or a schema.
+`contents/00000-of-00008.npy`: uint8 `[n, 32]`, the sha256 of each item's canonical image, in the order of the examples,
+train before eval: whoever asks what a collection contains needn't read the images. Each item once, also where one split
+is a copy of the other.
 `kept/00000-of-00008.npy`: int64 `[n, 3]`, the items of the base release that need not be read again: (shard, row, held
 out), sorted by item id. `kept/00000-of-00008.jsonl`: {"at", "attributes"} of those whose attributes are others now.
 """
@@ -15,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.artifact_files import fetched, stored
+from serving.release.cached_embeddings import KEY_BYTES, Keys
 from serving.release.items import Attribute
 from serving.storage import Store
 
@@ -45,6 +49,27 @@ NO_KEPT = Kept(np.zeros((0, 2), np.int64), np.zeros(0, bool), {})
 def notes_file(shard: int, shards: int) -> str:
     """Returns the file of a shard's notes, in the examples."""
     return f"notes/{shard:05d}-of-{shards:05d}.jsonl"
+
+
+def _contents_file(shard: int, shards: int) -> str:
+    return f"contents/{shard:05d}-of-{shards:05d}.npy"
+
+
+def write_contents(store: Store, shard: int, shards: int, sha256s: Sequence[str]) -> None:
+    """Writes what a shard's items contain, given the sha256 of each, in hex, in the order of the examples."""
+    keys = np.frombuffer(bytes.fromhex("".join(sha256s)), np.uint8).reshape(-1, KEY_BYTES)
+    with stored(store, _contents_file(shard, shards)) as path, path.open("wb") as handle:
+        np.save(handle, keys, allow_pickle=False)
+
+
+def read_contents_of(store: Store, shard: int, shards: int) -> Keys | None:
+    """Returns what `write_contents` wrote, uint8 `[n, 32]`, or None where the examples were made without."""
+    name = _contents_file(shard, shards)
+    if not store.exists(name):
+        return None
+    with fetched(store, name) as path:
+        keys: Keys = np.load(path, allow_pickle=False)
+    return keys
 
 
 def _kept_file(shard: int, shards: int, suffix: str) -> str:

@@ -18,7 +18,7 @@ from components.ingest.image_manifest import list_manifest
 from components.ingest.keeping import Others, keep_unchanged
 from components.ingest.keeping import split_of as split_of
 from components.ingest.listing import Entry, ListingError, Source, open_file
-from components.ingest.notes import Note, notes_file, write_kept, write_note
+from components.ingest.notes import Note, notes_file, write_contents, write_kept, write_note
 from components.ingest.set_digest import SetDigest
 from components.ingest.shard_result import SPLITS as SPLITS
 from components.ingest.shard_result import ShardResult as ShardResult
@@ -130,6 +130,7 @@ def write_shard(
     chosen = choose(entries, result, digest_listing=base is None)
     out, beside = open_store(examples), open_store(report)
     digest = SetDigest()
+    contents: dict[str, list[str]] = {split: [] for split in SPLITS}
     others = Others(chosen.entries, set())
     if base is not None and not result.duplicates:
         limits, percent = json.loads(options.to_json())["limits"], options.eval_percent
@@ -153,6 +154,7 @@ def write_shard(
             label = _label(entry, source, options)
             split = split_of(image.sha256, options.eval_percent)
             writers[split].write(_example(entry, image, label))
+            contents[split].append(image.sha256)
             note = Note(entry.size, entry.version, dict(entry.attributes) if entry.update else None)
             write_note(notes, entry.item_id, note)
             digest.add(entry.item_id, image.sha256, label, entry.attributes)
@@ -163,6 +165,7 @@ def write_shard(
             if not entry.is_claim:
                 # It had no extension, and is an image.
                 result.claimed += 1
+    write_contents(out, shard, options.shards, [sha256 for split in SPLITS for sha256 in contents[split]])
     result.fingerprint = digest.state
     return result
 

@@ -1,3 +1,4 @@
+import hashlib
 import pathlib
 
 import apache_beam as beam
@@ -13,9 +14,11 @@ from components.embedding import encoding
 from components.embedding import parts as embedding_parts
 from components.embedding.example_shards import list_shards
 from components.embedding.flow import EmbedOptions
+from components.ingest.notes import write_contents
 from pipeline.beam_options import DIRECT_RUNNER
 from serving.images import thumbnail
 from serving.release.items import ItemShard
+from serving.release.layout import shard_of
 from serving.storage import open_store
 from tests.components.tiny import DIMENSION, Picture, make_encoder, make_examples, png
 
@@ -85,6 +88,37 @@ def test_every_item_gets_the_embedding_of_its_image(tmp_path, encoder, threads):
     description = embedding_parts.read_encoder(open_store(artifact.uri))
     info, digest = read_encoder_info(encoder.folder)
     assert (description["digest"], description["info"]["dimension"]) == (digest, info.dimension)
+
+
+def list_contents(examples, pictures, parts=PARTS):
+    """Writes beside the examples what ingest writes there of their contents."""
+    for part in range(parts):
+        mine = [p for p in pictures if shard_of(p.item_id, parts) == part]
+        ordered = sorted(mine, key=lambda picture: picture.split == "eval")
+        sha256s = [hashlib.sha256(picture.image).hexdigest() for picture in ordered]
+        write_contents(open_store(examples.uri), part, parts, sha256s)
+
+
+def test_where_ingest_lists_contents_they_are_those(tmp_path, encoder):
+    pictures = [Picture(f"{n}.png", png(n % 20), "eval" if n % 5 == 0 else "train") for n in range(30)]
+    examples = make_examples(tmp_path / "in", pictures, PARTS)
+    before = read_all(run(tmp_path / "one", examples, encoder).uri)
+    encoder.calls()
+    list_contents(examples, pictures)
+    after = read_all(run(tmp_path / "two", examples, encoder).uri)
+    assert sum(encoder.calls()) == 20
+    assert after.keys() == before.keys()
+    for item_id, (item, vector, held_out) in before.items():
+        assert (after[item_id][0], after[item_id][2]) == (item, held_out)
+        np.testing.assert_allclose(after[item_id][1], vector, atol=1e-6)
+
+
+def test_a_list_of_other_contents_is_told(tmp_path, encoder):
+    pictures = [Picture(f"{n}.png", png(n)) for n in range(12)]
+    examples = make_examples(tmp_path / "in", pictures, PARTS)
+    list_contents(examples, pictures[1:] + pictures[:1])
+    with pytest.raises(Exception, match="hold other images than their list of contents"):
+        run(tmp_path / "out", examples, encoder)
 
 
 def test_train_comes_before_eval_in_record_order(tmp_path, encoder):

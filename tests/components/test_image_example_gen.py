@@ -31,11 +31,13 @@ from tfx.utils import proto_utils
 from components import features
 from components.image_example_gen import ImageExampleGen, ingest, listing_digest
 from components.ingest.listing import ListingError
+from components.ingest.notes import read_contents_of
 from components.ingest.report import IngestError
 from components.ingest.shards import SPLITS, IngestOptions, shard_file
 from pipeline.beam_options import DIRECT_ARGS, DIRECT_RUNNER
 from serving.images import ImageLimits
 from serving.release.layout import shard_of
+from serving.storage import open_store
 
 Ingested = collections.namedtuple("Ingested", "report items skipped")
 Record = collections.namedtuple("Record", "split shard values")
@@ -88,6 +90,11 @@ def run(images, out, **options):
     items = collections.defaultdict(list)
     for record in read_records(examples, options.shards):
         items[record.values[features.ITEM_ID].decode()].append(record)
+    for shard in range(options.shards):
+        # The first record of each item, in the order of the files.
+        mine = [records[0].values[features.SHA256].decode() for records in items.values() if records[0].shard == shard]
+        listed = read_contents_of(open_store(examples), shard, options.shards)
+        assert [bytes(key).hex() for key in listed] == mine
     for split in SPLITS:
         names = sorted(path.name for path in (out / "examples" / f"Split-{split}").iterdir())
         assert names == [shard_file(shard, options.shards) for shard in range(options.shards)]
