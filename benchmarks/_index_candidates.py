@@ -42,7 +42,7 @@ def others(count: int, dimension: int) -> Iterator[Candidate]:
     """Yields what there is beside ours, for `count` vectors.
 
     FAISS: HNSW with 32 links (its wiki's choice where memory is no concern), and inverted lists, 4 times the root of
-    the count, flat or as 4-bit product codes of two dimensions a code that are ranked again (fast scan, "RFlat").
+    the count, flat or as 4-bit product codes of one or two dimensions that are ranked again (fast scan, "RFlat").
     hnswlib: the parameters that its documentation begins with. usearch: its defaults, in float32. A graph of a million
     is built with a smaller expansion where the library's own default is smaller: otherwise it takes many minutes.
     """
@@ -59,8 +59,9 @@ def others(count: int, dimension: int) -> Iterator[Candidate]:
     training = {"train": 64 * lists}
     yield Candidate("FAISS IVF, flat", "faiss", {"factory": f"IVF{lists},Flat"} | training, flat)
     codes = tuple({"nprobe": n, "k_factor_rf": k} for k in (4, 16, 64) for n in _PROBES if n <= lists)
-    factory = f"IVF{lists},PQ{dimension // 2}x4fs,RFlat"
-    yield Candidate("FAISS IVF-PQ, fast scan", "faiss", {"factory": factory} | training, codes)
+    for codes_each in (dimension // 2, dimension) if thorough else (dimension,):
+        factory = f"IVF{lists},PQ{codes_each}x4fs,RFlat"
+        yield Candidate(f"FAISS IVF-PQ{codes_each}, fast scan", "faiss", {"factory": factory} | training, codes)
     expansions = tuple({"ef": ef} for ef in _EXPANSIONS)
     for links in (16, 32) if thorough else (16,):
         yield Candidate(f"hnswlib M={links}", "hnswlib", {"M": links, "ef_construction": 200}, expansions)

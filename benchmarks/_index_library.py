@@ -97,7 +97,8 @@ class Faiss:
     def build(self, vectors: Vectors, build: Setting) -> None:
         import faiss
 
-        faiss.omp_set_num_threads(CORES)
+        # Where there is little to do its threads wait for each other, on a busy machine for half a minute.
+        faiss.omp_set_num_threads(CORES if len(vectors) >= 20_000 else 1)
         self._index = faiss.index_factory(vectors.shape[1], build["factory"], faiss.METRIC_INNER_PRODUCT)
         if "efConstruction" in build:
             self._index.hnsw.efConstruction = build["efConstruction"]
