@@ -1,13 +1,15 @@
 """What is put together from parts is, byte for byte in meaning, what protobuf would have made of the whole."""
 
 import random
+import struct
 
 import hypothesis
+import numpy as np
 import pytest
 from hypothesis import strategies as st
 
 from lookalike.retrieval.v1 import retrieval_pb2
-from serving.gateway import wire
+from serving.gateway import conversion, wire
 
 
 def item(size: int) -> retrieval_pb2.Item:
@@ -58,3 +60,15 @@ def test_a_batch_response(outcomes: list[list[int] | None]) -> None:
 def test_timings(whole: retrieval_pb2.SearchResponse) -> None:
     whole.timings.encode_seconds, whole.timings.search_seconds = 0.125, 1e-5
     assert type(whole).FromString(wire.timings(0.0, 0.125, 1e-5)) == whole
+
+
+@pytest.mark.parametrize("count", [0, 1, 31, 32, 64, 5000])
+def test_a_vector_is_read_as_it_was_sent(count: int) -> None:
+    values = np.random.default_rng(count).normal(size=count).astype(np.float32).tolist()
+    vector = retrieval_pb2.Vector(values=values)
+    # What a client writes that knows another field of a vector, and one that writes values one by one.
+    newer = retrieval_pb2.Vector.FromString(vector.SerializeToString() + b"\x7a\x05later")
+    single = retrieval_pb2.Vector.FromString(b"".join(b"\x0d" + struct.pack("<f", value) for value in values))
+    for sent in (vector, newer, single):
+        query = conversion.to_query(retrieval_pb2.SearchRequest(vector=sent, k=1))
+        assert query.vector.dtype == np.float32 and query.vector.tolist() == values
