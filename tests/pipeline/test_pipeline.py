@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from components.tuning.options import TuningOptions
 from pipeline.config import EvaluationConfig, IndexConfig, PipelineConfig, load
-from pipeline.pipeline import create_training_pipeline, evaluation_config, index_parameters
+from pipeline.pipeline import create_training_pipeline, evaluation_config, index_parameters, index_tuning
+from pipeline.reindex import create_reindex_pipeline
 
 ORDER = [
     "ImageExampleGen",
@@ -107,3 +109,18 @@ def test_an_index_takes_the_kind_and_the_parameters_it_is_given():
     assert index_parameters(IndexConfig()) == "{}"
     stated = IndexConfig(kind="tree", parameters={"leaves": 8})
     assert json.loads(index_parameters(stated)) == {"kind": "tree", "leaves": 8}
+
+
+def test_parameters_are_searched_for_what_the_config_says():
+    assert TuningOptions.from_json(index_tuning(IndexConfig())) == TuningOptions()
+    told = load(None, ["index.recall_target=0.999", "index.bytes_per_item=40", "index.tuning.leaves=[1, 2]"]).index
+    read = TuningOptions.from_json(index_tuning(told))
+    assert (read.target, read.bytes_per_item, read.search.leaves) == (0.999, 40, (1, 2))
+    assert TuningOptions.from_json(index_tuning(load(None, ["index.tuning.method=rule"]).index)).method == "rule"
+
+
+def test_a_reindex_knows_the_index_it_builds_on():
+    reindex = create_reindex_pipeline(load(None, ["ingest.images=images"]))
+    builder = next(component for component in reindex.components if component.id == "IndexBuilder")
+    assert builder.inputs["base"] is not None
+    assert builder.inputs["base"].producer_component_id == "ReleaseEncoder"
