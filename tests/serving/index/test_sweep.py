@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from serving.index import HeldOut, IndexParameters, Point, build_index, sweep
+from serving.index import ExactIndex, HeldOut, IndexParameters, Point, build_index, sweep
 from serving.index.sweep import climb
 from tests.serving.index.every_kind import NARROW
 from tests.serving.release_builder import unit_vectors
@@ -84,3 +84,15 @@ def test_recall_leaves_out_the_query_and_takes_equals_for_equal() -> None:
     assert HeldOut(alone, alone, np.zeros(1, np.int64)).recall(build_index(alone, IndexParameters("exact"))) == 1.0
     with pytest.raises(ValueError, match="at least one query"):
         HeldOut(embeddings, embeddings[:0])
+
+
+def test_an_item_is_not_its_own_neighbour() -> None:
+    embeddings = unit_vectors(1000, 16)
+    rows = np.arange(0, 1000, 20)
+    index = build_index(embeddings, NARROW["tree"])
+    found = index.search(embeddings[rows], 11)[0]
+    exact = ExactIndex(embeddings).search(embeddings[rows], 11)[0]
+    assert (exact[:, 0] == rows).all()
+    others = [set(line) - {row} for line, row in zip(found.tolist(), rows.tolist(), strict=True)]
+    recalls = [len(near & set(line[1:])) / 10 for near, line in zip(others, exact.tolist(), strict=True)]
+    assert HeldOut(embeddings, embeddings[rows], rows).recall(index) == pytest.approx(np.mean(recalls))
