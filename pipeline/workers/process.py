@@ -184,9 +184,13 @@ class _Runner(
 
 
 def _of_bundles(requests: Iterable[Any]) -> Iterator[Any]:
-    for request in requests:
-        request.instruction_id = bundle_name(request.instruction_id)
-        yield request
+    try:
+        for request in requests:
+            request.instruction_id = bundle_name(request.instruction_id)
+            yield request
+    except grpc.RpcError:
+        # The process is gone, and nobody waits for answers.
+        return
 
 
 def _consume(messages: Iterable[Any], take: Callable[[Any], None]) -> None:
