@@ -15,6 +15,7 @@ from tfx.dsl.component.experimental.decorators import component
 
 from components.artifact_files import fetched, fetched_folder, stored
 from components.artifacts import Embeddings, IndexEvaluation, VectorIndex
+from components.duplicates.steps import PICTURE as GROUPS_PICTURE
 from components.embedding import parts as embedding_parts
 from components.embedding.parts import EmbeddingsReport, open_vectors
 from components.index_builder import read_index
@@ -251,6 +252,7 @@ def evaluate(
         "kind": index["kind"],
         "parameters": index["parameters"],
         "tuning": index["tuning"],
+        "duplicates": index["duplicates"],
         "count": index["count"],
         "dimension": index["dimension"],
         "shards": shards,
@@ -269,7 +271,8 @@ def evaluate(
     output.write(GOLDEN, (json.dumps([dataclasses.asdict(query) for query in golden], indent=1) + "\n").encode())
     with stored(output, PICTURE) as path:
         plot_evaluation(path, evaluation, recalls, measured.seconds)
-    output.write(REPORT, render_index_report(evaluation, output.read(PICTURE)).encode())
+    groups = index_store.read(GROUPS_PICTURE) if index_store.exists(GROUPS_PICTURE) else None
+    output.write(REPORT, render_index_report(evaluation, output.read(PICTURE), groups).encode())
     return evaluation
 
 

@@ -18,8 +18,11 @@ tr.chosen { font-weight: 600; background: #f3f8f4; } img { max-width: 100%; }
 _COLUMNS = ("leaves", "searched", "re-ranked", "recall@10", "queries/s", "bytes/item", "build s")
 
 
-def render_index_report(evaluation: dict[str, Any], picture: bytes) -> str:
-    """Returns the HTML page. evaluation: see components.index_evaluator. picture: a PNG, put inside the page."""
+def render_index_report(evaluation: dict[str, Any], picture: bytes, groups: bytes | None = None) -> str:
+    """Returns the HTML page. evaluation: see components.index_evaluator. picture: a PNG, put inside the page.
+
+    groups: a PNG of the largest groups of near-duplicates; None where there are none.
+    """
     gate, tuning = evaluation["gate"], evaluation["tuning"]
     title = f"Index: {evaluation['kind']}, {evaluation['count']:,} items in {evaluation['shards']} shards"
     verdict = "reached" if gate["met"] else "missed"
@@ -27,12 +30,26 @@ def render_index_report(evaluation: dict[str, Any], picture: bytes) -> str:
         f"<h1>{html.escape(title)}</h1>",
         f"<p>Recall@{gate['k']} of {gate['recall']:.4f} on {evaluation['queries']} queries; {gate['min_recall']} asked "
         f"for: {verdict}. {evaluation['queries_per_second']:,.0f} queries per second in a batch.</p>",
-        f'<img alt="recall, latency, and what there was to choose from" src="data:image/png;base64,'
-        f'{base64.b64encode(picture).decode()}">',
+        _image("recall, latency, and what there was to choose from", picture),
         *_tuning(tuning),
+        *_duplicates(evaluation["duplicates"], groups),
     ]
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"
+
+
+def _image(text: str, picture: bytes) -> str:
+    return f'<img alt="{text}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
+
+
+def _duplicates(found: dict[str, Any] | None, picture: bytes | None) -> list[str]:
+    if found is None:
+        return ["<p>Near-duplicates were not looked for.</p>"]
+    said = (
+        f"<p>Groups of near-duplicates: {found['groups']:,} ({found['identical']:,} of identical content), of "
+        f"{found['items']:,} items; up to {found['hamming']} of 64 bits, cosine of at least {found['cosine']}.</p>"
+    )
+    return [said] if picture is None else [said, _image("the largest groups of near-duplicates", picture)]
 
 
 def _tuning(tuning: dict[str, Any]) -> list[str]:

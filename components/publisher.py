@@ -111,7 +111,7 @@ def publish_artifacts(
             encoder_digest=described["encoder_digest"],
             golden=read_golden(measured.read(index_evaluator.GOLDEN)),
             golden_recall=value["golden_recall"],
-            evaluation={**value, "duplicates": described.get("duplicates")},
+            evaluation=value,
             lineage=lineage,
             holder=holder,
             updates=state,

@@ -99,6 +99,8 @@ def test_the_frontier_is_in_the_evaluation_and_its_page(built):
     evaluation = json.loads((folder / "evaluation" / "evaluation.json").read_text())
     assert evaluation["tuning"] == read_index(artifact.uri)["tuning"]
     page = (folder / "evaluation" / "evaluation.html").read_text()
+    assert evaluation["duplicates"] == read_index(artifact.uri)["duplicates"]
+    assert "Near-duplicates were not looked for" in page and page.count("<img") == 1
     assert "for a recall@10 of 0.9 at the least time" in page and page.count('<tr class="chosen">') == 2
     assert page.count("<tr") == 2 + len(evaluation["tuning"]["calibration"]["frontier"]) + len(
         evaluation["tuning"]["search"]["frontier"]
