@@ -76,7 +76,7 @@ def test_small_collections_get_brute_force_unless_told_otherwise(tmp_path):
 def test_codes_of_bits_are_compared_as_such():
     assert family_parameters(1_000_000, 64, "convolutional", "").kind == "tree"
     binary = family_parameters(1_000_000, 64, "binary", "")
-    assert (binary.kind, binary.reorder) == ("hamming", 4000)
+    assert (binary.kind, binary.reorder) == ("hamming", 8000)
     assert family_parameters(100, 64, "itq", '{"reorder": 7}') == IndexParameters("hamming", reorder=7)
     assert family_parameters(100, 64, "convolutional", '{"kind": "hamming"}').reorder == 1000
     assert family_parameters(100, 64, "binary", '{"kind": "exact"}').kind == "exact"
