@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 MOST_ATTEMPTS = 4
 # More than one for each process: they take unequally long, and of a part that is lost less has to be done again.
 PARTS_EACH = 4
+_LEAVE_SECONDS = 2.0
 
 
 @dataclasses.dataclass
@@ -69,7 +70,10 @@ class WorkerGroup:
         self._responses: queue.Queue[beam_fn_api_pb2.InstructionResponse | None] = queue.Queue()
         self._outputs: dict[str, queue.Queue[beam_fn_api_pb2.Elements | None]] = {}
         self._parts: queue.Queue[Part | None] = queue.Queue()
+        self._processes: set[WorkerProcess] = set()
+        self._leaving = False
         self.tallies = [Tally() for _ in range(processes)]
+        self._call: Any = None
         self._threads = [threading.Thread(target=self._work, args=(tally,), daemon=True) for tally in self.tallies]
         self._obeying = threading.Thread(target=self._obey, daemon=True)
 
@@ -86,6 +90,10 @@ class WorkerGroup:
     def stop(self) -> None:
         """Leaves the runner; ends when all processes have."""
         self._responses.put(None)
+        self._obeying.join(_LEAVE_SECONDS)
+        if self._obeying.is_alive() and self._call is not None:
+            # The runner goes on, and would wait for what was never to come.
+            self._call.cancel()
         self._obeying.join()
 
     def _channel(self, url: str) -> grpc.Channel:
@@ -95,12 +103,18 @@ class WorkerGroup:
         return self._channels[url]
 
     def _obey(self) -> None:
+        self._call = self._control.Control(iter(self._responses.get, None))
         try:
-            for instruction in self._control.Control(iter(self._responses.get, None)):
+            for instruction in self._call:
                 self._carry_out(instruction)
         except grpc.RpcError as error:
             # Beam's runners end a job by cutting off its workers.
             _log.debug("the runner has left worker %s: %s", self._worker_id, error)
+        with self._lock:
+            self._leaving = True
+            for process in self._processes:
+                # Where the job has failed one may still be at work, or wait for what only the runner can tell it.
+                process.kill()
         for queue_ in self._outputs.values():
             queue_.put(None)
         for _ in self._threads:
@@ -192,7 +206,9 @@ class WorkerGroup:
         process: WorkerProcess | None = None
         for part in self._pending():
             if process is None:
-                process = WorkerProcess(self._stage, self._state, self._environment)
+                process = self._process()
+                if process is None:
+                    break
                 tally.pid = process.pid
             if part is None or part.bundle.over:
                 continue
@@ -201,9 +217,11 @@ class WorkerGroup:
             try:
                 output = process.run(part)
             except WorkerDied as error:
+                if self._leaving:
+                    break
                 _log.warning("%s Attempt %d of %s begins anew.", error, part.attempts + 1, part.bundle.stage_name)
                 tally.died += 1
-                process.close()
+                self._close(process)
                 process = None
                 if part.attempts < MOST_ATTEMPTS:
                     self._parts.put(part)
@@ -216,7 +234,20 @@ class WorkerGroup:
                 self._finish(part, output)
             tally.seconds += time.monotonic() - began
         if process is not None:
-            process.close()
+            self._close(process)
+
+    def _process(self) -> WorkerProcess | None:
+        with self._lock:
+            if self._leaving:
+                return None
+            process = WorkerProcess(self._stage, self._state, self._environment)
+            self._processes.add(process)
+            return process
+
+    def _close(self, process: WorkerProcess) -> None:
+        with self._lock:
+            self._processes.discard(process)
+        process.close()
 
     def _pending(self) -> Iterator[Part | None]:
         # First nothing, so that a process starts before there is something to do: it takes it several seconds.

@@ -58,7 +58,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             for name in [name for name, other in self.groups.items() if other.over]:
                 del self.groups[name]
             self.groups[request.worker_id] = group
-        group.start()
+            group.start()
         return beam_fn_api_pb2.StartWorkerResponse()
 
     def StopWorker(self, request: Any, context: grpc.ServicerContext) -> Any:

@@ -94,6 +94,10 @@ class WorkerProcess:
         assert self._response is not None
         return PartOutput(self._response.process_bundle, self._data)
 
+    def kill(self) -> None:
+        """Kills the process; whoever waits for a part gets WorkerDied."""
+        self._process.kill()
+
     def close(self) -> None:
         """Ends the process."""
         self._instructions.put(None)

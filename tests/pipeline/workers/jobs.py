@@ -3,6 +3,7 @@
 import os
 import pathlib
 import signal
+import time
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -45,6 +46,24 @@ class Refuse(beam.DoFn):
 
     def process(self, number: int):
         if number == 13:
+            raise ValueError("thirteen is refused")
+        yield number
+
+
+class RefuseWhileBlocked(beam.DoFn):
+    """Raises on one of the numbers while another one, in another process, is never done."""
+
+    def __init__(self, blocked: str) -> None:
+        self._blocked = pathlib.Path(blocked)
+
+    def process(self, number: int):
+        if number == 0:
+            self._blocked.touch()
+            while True:
+                time.sleep(1)
+        if number == 13:
+            while not self._blocked.exists():
+                time.sleep(0.05)
             raise ValueError("thirteen is refused")
         yield number
 

@@ -1,5 +1,6 @@
 """Beam jobs on real worker processes, some of which are killed."""
 
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -9,7 +10,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.workers import group as worker_group
 from pipeline.workers.pool import WorkerPool
-from tests.pipeline.workers.jobs import ROOT, Refuse, Remember, options, run_squares
+from tests.pipeline.workers.jobs import ROOT, Refuse, RefuseWhileBlocked, Remember, options, run_squares
 
 pytestmark = pytest.mark.slow
 
@@ -65,3 +66,16 @@ def test_what_the_jobs_code_raises_and_what_cannot_be_divided_fail_it_with_the_r
         beam.Pipeline(options=PipelineOptions(options(pool.address))) as pipeline,
     ):
         _ = pipeline | beam.Create([(1, 1)]) | beam.ParDo(Remember())
+
+
+def test_a_job_that_fails_leaves_no_process_at_work(pool, tmp_path):
+    with (
+        pytest.raises(RuntimeError, match="thirteen is refused"),
+        beam.Pipeline(options=PipelineOptions(options(pool.address))) as pipeline,
+    ):
+        _ = pipeline | beam.Create(range(20)) | beam.Reshuffle() | beam.ParDo(RefuseWhileBlocked(str(tmp_path / "0")))
+    [group] = pool.groups.values()
+    pool.stop()
+    for tally in group.tallies:
+        with pytest.raises(ProcessLookupError):
+            os.kill(tally.pid, 0)
