@@ -4,7 +4,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-from serving.client import Client
+from serving.client import Client, QueryFailed
 from serving.gateway.config import GatewayConfig
 from serving.gateway.gateway import Gateway
 from serving.gateway.options import FanOut
@@ -80,10 +80,19 @@ class FannedOut:
         """Waits until answers come from all of the release: a root begins with `min_coverage` of it."""
         self.client.wait_until_serving(seconds)
         end = time.monotonic() + seconds
-        while self.client.search(vector=[1.0] * self.collection.dimension).degraded:
+        while not self._is_whole():
             if time.monotonic() > end:
                 raise TimeoutError(f"the root's answers are degraded after {seconds:g} s.")
             time.sleep(0.02)
+
+    def _is_whole(self) -> bool:
+        try:
+            return not self.client.search(vector=[1.0] * self.collection.dimension).degraded
+        except QueryFailed as error:
+            # Leaves may have been restarted, and the root not have said so yet.
+            if error.code != "UNAVAILABLE":
+                raise
+            return False
 
     def __enter__(self) -> "FannedOut":
         self._loop.run(self.encoder.start())
