@@ -44,7 +44,7 @@ THREADS = (1, 2)
 # A sweep goes on until it has this recall; what is below the other is not looked at again.
 _ENOUGH, _LEAST = 0.996, 0.85
 _AHEAD = 1.3  # times as fast, in the only run of the sweep
-_EXACT_QUERIES = 200  # that exact search is asked
+_EXACT_COMPARISONS = 12_000_000  # that exact search makes in a run, about
 Vectors = npt.NDArray[np.float32]
 
 
@@ -68,7 +68,9 @@ class Library:
         self.candidate = candidate
         self.points: list[Point] = []
         self._target = folder / re.sub(r"\W+", "-", candidate.title)
-        self._queries = min(queries, _EXACT_QUERIES) if candidate.library == "exact" else queries
+        self._queries = queries
+        if candidate.library == "exact":
+            self._queries = min(queries, max(20, _EXACT_COMPARISONS // len(np.load(folder / VECTORS, mmap_mode="r"))))
         self._command = [python_of(candidate.environment), "-m", "benchmarks._index_library"]
         arguments = [candidate.library, str(self._target), json.dumps(candidate.build)]
         said = self._target.with_suffix(".json")
