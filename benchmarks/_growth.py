@@ -153,7 +153,6 @@ def build(source: str, folder: str, shards: str) -> dict[str, Any]:
         "seconds": time.perf_counter() - began,
         "before MiB": before,
         "parameters": told["parameters"],
-        "tuning": told.get("tuning"),
     }
 
 
