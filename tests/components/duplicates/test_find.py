@@ -15,6 +15,7 @@ from components.duplicates import steps
 from components.embedding import parts as embedding_parts
 from components.embedding.parts import EmbeddingsReport
 from components.index_builder import IndexBuilder, read_index
+from pipeline.beam_options import DIRECT_RUNNER
 from serving.release import layout
 from serving.release.items import Item, ItemShard, write_items
 from tests.components.duplicates.test_perceptual_hash import photo, saved
@@ -67,7 +68,7 @@ def build(folder: pathlib.Path, pictures: dict[str, Picture], *, shards: int = 2
         index=index,
         shards=shards,
         duplicates=json.dumps(duplicates),
-        beam_pipeline=beam.Pipeline("DirectRunner"),
+        beam_pipeline=beam.Pipeline(DIRECT_RUNNER),
     )
     return index
 
