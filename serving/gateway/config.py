@@ -48,7 +48,7 @@ class GatewayConfig:
     cached_items: int = 20_000
     request_seconds: float = 30.0
     workers: int = 2
-    queue: int = 128
+    queue: int = 256
     drain_seconds: float = 0.0
     grace_seconds: float = 10.0
     reflection: bool = False

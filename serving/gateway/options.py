@@ -19,11 +19,11 @@ class Limits:
       also bridges moments in which the gateway looks at nothing, such as when a release is loaded.
     """
 
-    in_flight: int = 256
+    in_flight: int = 512
     in_flight_bytes: int = 256 * 2**20
     request_bytes: int = 20 * 2**20 + 2**16
     metadata_bytes: int = 8192
-    backlog: int = 128
+    backlog: int = 256
 
     def __post_init__(self) -> None:
         check_types(self, "limits.")
