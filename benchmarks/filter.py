@@ -191,7 +191,7 @@ def main() -> None:
         folder = pathlib.Path(scratch)
         say(f"{count} items: embeddings, index, release")
         collected, tried = collect(count, queries)
-        parameters, found = choose_index(collected.vectors, tried, K, _INDEX_RECALL)
+        parameters, found = choose_index(collected.vectors, tried, _INDEX_RECALL)
         index = f"{parameters.leaves_to_search} of {parameters.leaves} leaves, recall@10 {found:.4f}"
         say(index)
         items = [
