@@ -45,7 +45,7 @@ class GatewayConfig:
     poll_seconds: float = 1.0
     keep_releases: int = 1
     keep_seconds: float = 600.0
-    cached_items: int = 20_000
+    cached_items: int = 100_000
     request_seconds: float = 30.0
     workers: int = 2
     queue: int = 256

@@ -1,6 +1,6 @@
 """Searches one release: chooses between index and exact comparison, filters, collapses, and remembers what it read."""
 
-import itertools
+import collections
 import math
 import threading
 import time
@@ -69,7 +69,8 @@ class Searcher(Generic[T]):
         """render: makes of an item what answers hold. cached_items: how many of those to remember."""
         self.release = release
         self._render = render
-        self._items: dict[int, T] = {}
+        # An OrderedDict gives up its first entry at once; a dict walks over all that were given up before.
+        self._items: collections.OrderedDict[int, T] = collections.OrderedDict()
         self._cached_items = cached_items
         self._lock = threading.Lock()
         self._matching: Lru[str, Matching] = Lru(FILTERS_KEPT)
@@ -145,8 +146,8 @@ class Searcher(Generic[T]):
         with self._lock:
             self._items.update(zip(rows, items, strict=True))
             # What came first goes first: to keep count of what is asked for would make every search slower.
-            for row in list(itertools.islice(self._items, max(0, len(self._items) - self._cached_items))):
-                del self._items[row]
+            while len(self._items) > self._cached_items:
+                self._items.popitem(last=False)
 
     def items(self, rows: Sequence[int], *, thumbnails: bool = False) -> list[Item]:
         """Returns the items of some rows, in that order. Reads the disk."""
