@@ -37,20 +37,19 @@ def server_credentials(security: Security) -> Any:
 
 def encoder_credentials(security: Security) -> Fresh[Any] | None:
     """Returns what the encoder is asked with; None where it is asked in the clear. Raises ConfigError."""
-    if security.encoder_ca is None:
-        return None
-    ca, cert, key = security.encoder_ca, security.encoder_cert, security.encoder_key
-    files = [file for file in (ca, cert, key) if file is not None]
-    return _fresh(files, lambda: channel_credentials(ca, cert, key), "the certificates for the encoder")
+    return _client(security.encoder_ca, security.encoder_cert, security.encoder_key, "the certificates for the encoder")
 
 
 def leaf_credentials(security: Security) -> Fresh[Any] | None:
     """Returns what a leaf is asked with; None where it is asked in the clear. Raises ConfigError."""
-    if security.leaf_ca is None:
+    return _client(security.leaf_ca, security.leaf_cert, security.leaf_key, "the certificates for the leaves")
+
+
+def _client(ca: str | None, cert: str | None, key: str | None, what: str) -> Fresh[Any] | None:
+    if ca is None:
         return None
-    ca, cert, key = security.leaf_ca, security.leaf_cert, security.leaf_key
     files = [file for file in (ca, cert, key) if file is not None]
-    return _fresh(files, lambda: channel_credentials(ca, cert, key), "the certificates for the leaves")
+    return _fresh(files, lambda: channel_credentials(ca, cert, key), what)
 
 
 def leaf_token(security: Security) -> Fresh[str] | None:
