@@ -1,27 +1,22 @@
 """The training pipeline, in the order in which data flows through it."""
 
 import dataclasses
-import json
 from typing import Any
 
 import tensorflow_model_analysis as tfma
 from tfx import v1 as tfx
 
 from components import features
-from components.embedder import Embedder
 from components.encoder_evaluator import EncoderEvaluator
 from components.fingerprint import code_fingerprint
 from components.image_example_gen import ImageExampleGen
-from components.index_builder import IndexBuilder
-from components.index_evaluator import IndexEvaluator
-from components.publisher import Publisher
 from components.schema_gate import SchemaGate
 from components.serving_validator import ServingValidator
 from components.trainer import Trainer
 from pipeline.beam_options import set_step_options
 from pipeline.config import EvaluationConfig, IngestConfig, PipelineConfig
 from pipeline.encoder_config import RECONSTRUCTING
-from pipeline.index_config import IndexConfig
+from pipeline.release_tail import release_tail
 from serving.images import ImageLimits
 
 
@@ -125,42 +120,14 @@ def create_training_pipeline(config: PipelineConfig, *, metadata: Any = None, ru
         ),
     )
 
-    # The collection's embeddings and their index.
-    embedder = Embedder(
-        examples=examples,
+    # The collection's embeddings, their index, and a release of it and the encoder.
+    tail = release_tail(
+        config,
+        name=config.name,
+        example_gen=example_gen,
         infra_blessing=serving_validator.outputs["infra_blessing"],
-        serving_root=config.serving_root,
-        batch_size=config.embedding.batch_size,
-        threads=config.embedding.threads,
+        publishing={"pushed_model": pusher.outputs["pushed_model"], "run": run},
         code=code,
-    )
-    builder = IndexBuilder(
-        embeddings=embedder.outputs["embeddings"],
-        shards=config.index.shards,
-        parameters=index_parameters(config.index),
-        duplicates=json.dumps(dataclasses.asdict(config.index.duplicates), sort_keys=True),
-        tuning=index_tuning(config.index),
-        code=code,
-    )
-    index_evaluator = IndexEvaluator(
-        index=builder.outputs["index"],
-        embeddings=embedder.outputs["embeddings"],
-        min_recall=config.index.min_recall,
-        code=code,
-    )
-
-    # One release of both, served from the moment it is complete.
-    publisher = Publisher(
-        pushed_model=pusher.outputs["pushed_model"],
-        index=builder.outputs["index"],
-        index_evaluation=index_evaluator.outputs["evaluation"],
-        report=example_gen.outputs["report"],
-        updates=example_gen.outputs["updates"],
-        serving_root=config.serving_root,
-        model_name=config.model_name,
-        lineage=json.dumps({"pipeline": config.name, "config": dataclasses.asdict(config)}, sort_keys=True),
-        code=code,
-        run=run,
     )
     components = [
         example_gen,
@@ -174,10 +141,7 @@ def create_training_pipeline(config: PipelineConfig, *, metadata: Any = None, ru
         encoder_evaluator,
         serving_validator,
         pusher,
-        embedder,
-        builder,
-        index_evaluator,
-        publisher,
+        *tail,
     ]
     set_step_options(config.step_beam_args, components)
     return tfx.dsl.Pipeline(
@@ -201,22 +165,6 @@ def ingest_options(ingest: IngestConfig) -> dict[str, Any]:
         "max_skipped_share": ingest.max_skipped_share,
         "limits": ImageLimits(max_bytes=ingest.max_bytes, max_pixels=ingest.max_pixels, max_side=ingest.max_side),
     }
-
-
-def index_parameters(index: IndexConfig) -> str:
-    """Returns the options of serving.index.IndexParameters that the config states, as JSON."""
-    stated = dict(index.parameters)
-    if index.kind != "auto":
-        stated["kind"] = index.kind
-    return json.dumps(stated, sort_keys=True)
-
-
-def index_tuning(index: IndexConfig) -> str:
-    """Returns the options of components.tuning.options.TuningOptions that the config states, as JSON."""
-    search = dataclasses.asdict(index.tuning)
-    method = search.pop("method")
-    value = {"method": method, "target": index.recall_target, "bytes_per_item": index.bytes_per_item, "search": search}
-    return json.dumps(value, sort_keys=True)
 
 
 def evaluation_config(evaluation: EvaluationConfig, *, labelled: bool) -> tfma.EvalConfig:

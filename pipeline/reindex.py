@@ -1,21 +1,16 @@
 """The reindex pipeline: what has changed among the images, into a new release, with the encoder that is served."""
 
-import dataclasses
-import json
 from typing import Any
 
 from tfx import v1 as tfx
 
-from components.embedder import Embedder
 from components.fingerprint import code_fingerprint
 from components.image_example_gen import ImageExampleGen
-from components.index_builder import IndexBuilder
-from components.index_evaluator import IndexEvaluator
-from components.publisher import Publisher
 from components.release_encoder import ReleaseEncoder
 from pipeline.beam_options import set_step_options
 from pipeline.config import PipelineConfig
-from pipeline.pipeline import index_parameters, index_tuning, ingest_options
+from pipeline.pipeline import ingest_options
+from pipeline.release_tail import release_tail
 
 
 def create_reindex_pipeline(
@@ -35,7 +30,7 @@ def create_reindex_pipeline(
     encoder = ReleaseEncoder(
         serving_root=config.serving_root, encoder_version=config.reindex.encoder_version, code=code
     )
-    base = encoder.outputs["base"]
+    blessing, base = encoder.outputs["infra_blessing"], encoder.outputs["base"]
 
     # The listing beside the release: only what is new or has changed is read.
     example_gen = ImageExampleGen(
@@ -47,49 +42,18 @@ def create_reindex_pipeline(
         code=code,
     )
 
-    # What was read is embedded; of the rest the release has the embeddings.
-    embedder = Embedder(
-        examples=example_gen.outputs["examples"],
-        infra_blessing=encoder.outputs["infra_blessing"],
+    # What was read is embedded; of the rest the release has the embeddings. It is published where CURRENT is still the
+    # release that all this was built on.
+    tail = release_tail(
+        config,
+        name=f"{config.name}-reindex",
+        example_gen=example_gen,
+        infra_blessing=blessing,
         base=base,
-        serving_root=config.serving_root,
-        batch_size=config.embedding.batch_size,
-        threads=config.embedding.threads,
+        publishing={"infra_blessing": blessing, "reindex_lease": reindex_lease},
         code=code,
     )
-    builder = IndexBuilder(
-        embeddings=embedder.outputs["embeddings"],
-        shards=config.index.shards,
-        parameters=index_parameters(config.index),
-        duplicates=json.dumps(dataclasses.asdict(config.index.duplicates), sort_keys=True),
-        tuning=index_tuning(config.index),
-        base=base,
-        code=code,
-    )
-    index_evaluator = IndexEvaluator(
-        index=builder.outputs["index"],
-        embeddings=embedder.outputs["embeddings"],
-        min_recall=config.index.min_recall,
-        code=code,
-    )
-
-    # Where CURRENT is still the release that all this was built on.
-    publisher = Publisher(
-        infra_blessing=encoder.outputs["infra_blessing"],
-        index=builder.outputs["index"],
-        index_evaluation=index_evaluator.outputs["evaluation"],
-        base=base,
-        report=example_gen.outputs["report"],
-        updates=example_gen.outputs["updates"],
-        serving_root=config.serving_root,
-        model_name=config.model_name,
-        lineage=json.dumps(
-            {"pipeline": f"{config.name}-reindex", "config": dataclasses.asdict(config)}, sort_keys=True
-        ),
-        reindex_lease=reindex_lease,
-        code=code,
-    )
-    components = [encoder, example_gen, embedder, builder, index_evaluator, publisher]
+    components = [encoder, example_gen, *tail]
     set_step_options(config.step_beam_args, components)
     return tfx.dsl.Pipeline(
         pipeline_name=f"{config.name}-reindex",

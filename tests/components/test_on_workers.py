@@ -19,18 +19,15 @@ from pipeline.config import PipelineConfig
 from pipeline.workers.pool import WorkerPool
 from serving.release.items import ItemShard
 from tests.components.tiny import Picture, make_encoder, make_examples, png
-from tests.pipeline.workers.jobs import ROOT, options
+from tests.pipeline.workers.jobs import options, running_pool
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerPool]:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    running = WorkerPool(2)
-    running.start()
-    yield running
-    running.stop()
+def pool() -> Iterator[WorkerPool]:
+    with running_pool() as running:
+        yield running
 
 
 def embed(folder: pathlib.Path, args, examples, encoder) -> Embeddings:

@@ -16,10 +16,9 @@ from components.embedder import Embedder
 from components.index_builder import IndexBuilder
 from pipeline.beam_options import DIRECT_ARGS
 from pipeline.demo_images import write_digits
-from pipeline.workers.pool import WorkerPool
 from tests.components.test_on_workers import contents
 from tests.e2e.lookalike import last_run, run
-from tests.pipeline.workers.jobs import options
+from tests.pipeline.workers.jobs import options, running_pool
 
 
 @pytest.fixture
@@ -41,10 +40,8 @@ def artifact(kind: type, root: pathlib.Path, step: str, key: str) -> types.Simpl
 
 
 def test_a_whole_run_publishes_what_the_direct_runner_makes_of_the_same_encoder(images, tmp_path):
-    pool = WorkerPool(2)
-    pool.start()
-    done = run(images, tmp_path, "ingest.label_from=folder", f"beam_args={json.dumps(options(pool.address))}")
-    pool.stop()
+    with running_pool() as pool:
+        done = run(images, tmp_path, "ingest.label_from=folder", f"beam_args={json.dumps(options(pool.address))}")
     assert done.returncode == 0, done.stderr[-5000:]
     assert {"ImageExampleGen", "StatisticsGen", "Transform", "Embedder", "IndexBuilder"} <= set(
         last_run(tmp_path)["components"]

@@ -6,8 +6,9 @@ import pytest
 
 from components.tuning.options import TuningOptions
 from pipeline.config import EvaluationConfig, IndexConfig, PipelineConfig, load
-from pipeline.pipeline import create_training_pipeline, evaluation_config, index_parameters, index_tuning
+from pipeline.pipeline import create_training_pipeline, evaluation_config
 from pipeline.reindex import create_reindex_pipeline
+from pipeline.release_tail import index_parameters, index_tuning
 
 ORDER = [
     "ImageExampleGen",

@@ -1,15 +1,33 @@
-"""Beam jobs for a pool to run, and the options that send them there."""
+"""A pool of worker processes, Beam jobs for it to run, and the options that send them there."""
 
+import contextlib
 import os
 import pathlib
 import signal
 import time
+from collections.abc import Iterator
 
 import apache_beam as beam
+import pytest
 from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipeline.workers.pool import WorkerPool
+
 ROOT = pathlib.Path(__file__).parents[3]
+
+
+@contextlib.contextmanager
+def running_pool() -> Iterator[WorkerPool]:
+    """Starts a pool of two processes, which find the tests' own code; stops it at the end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        pool = WorkerPool(2)
+        pool.start()
+        try:
+            yield pool
+        finally:
+            pool.stop()
 
 
 def options(address: str) -> list[str]:

@@ -10,18 +10,15 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.workers import group as worker_group
 from pipeline.workers.pool import WorkerPool
-from tests.pipeline.workers.jobs import ROOT, Refuse, RefuseWhileBlocked, Remember, options, run_squares
+from tests.pipeline.workers.jobs import Refuse, RefuseWhileBlocked, Remember, options, run_squares, running_pool
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerPool]:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    running = WorkerPool(2)
-    running.start()
-    yield running
-    running.stop()
+def pool() -> Iterator[WorkerPool]:
+    with running_pool() as running:
+        yield running
 
 
 def squares(pool: WorkerPool, folder: pathlib.Path, lives: int) -> set[int]:
