@@ -24,8 +24,16 @@ class Part:
 
     def first(self, count: int, seed: int = 0) -> "Part":
         """Returns `count` of them, drawn once and for all."""
-        chosen = np.random.default_rng(seed).permutation(len(self.images))[:count]
-        return Part([self.images[row] for row in chosen], self.labels[chosen])
+        return self.divided(count, seed)[0]
+
+    def divided(self, count: int, seed: int = 0) -> tuple["Part", "Part"]:
+        """Returns `count` of them, drawn once and for all, and the rest."""
+        order = np.random.default_rng(seed).permutation(len(self.images))
+        chosen, rest = np.split(order, [count])
+        return self._of(chosen), self._of(rest)
+
+    def _of(self, rows: npt.NDArray[np.int64]) -> "Part":
+        return Part([self.images[row] for row in rows], self.labels[rows])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +62,8 @@ def read(folder: pathlib.Path) -> Collection:
 def split(folder: pathlib.Path, name: str, held_out: int, seed: int = 0) -> Collection:
     """Returns the collection in `<label>/...` with `held_out` images drawn as the test part."""
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    every = _from_folder(folder, names)
-    order = np.random.default_rng(seed).permutation(len(every.images))
-    parts = [Part([every.images[row] for row in rows], every.labels[rows]) for rows in np.split(order, [held_out])]
-    return Collection(name, parts[1], parts[0])
+    test, train = _from_folder(folder, names).divided(held_out, seed)
+    return Collection(name, train, test)
 
 
 def _from_folder(folder: pathlib.Path, names: list[str]) -> Part:

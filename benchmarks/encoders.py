@@ -7,7 +7,7 @@
 Each is trained by the pipeline's trainer on the train part without labels (`cnn` alone reads them), exported, and
 asked by its SavedModel. Database: the train part; queries: the test part, whole; search exact, by cosine; 95%
 confidence by bootstrap over queries. The second table asks with copies that are shifted, rotated, noised, cropped
-and compressed.
+and compressed. With --held-out some of the train part ask instead: recipes are chosen by these.
 `euclidean` rows are pixels and PCA as others publish them, to see that the metrics are theirs.
 Writes results/encoders-<collection>.json and .md; with --add beside the rows of earlier runs that are there.
 "CPU min" is the process's CPU time in training, of all threads: on two free cores it takes half as many minutes.
@@ -161,6 +161,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15.0, help="most minutes a family is trained on a collection")
     parser.add_argument("--altered", type=int, default=2_000, help="test images that are asked for again, altered")
     parser.add_argument("--queries", type=int, default=0, help="only so many of the test images ask (default: all)")
+    parser.add_argument("--held-out", type=int, default=0, help="so many of the train part ask, the test part doesn't")
     parser.add_argument(
         "--config", type=pathlib.Path, action="append", default=[], help="the recipe of its family; repeatable"
     )
@@ -171,6 +172,7 @@ def main() -> None:
     parser.add_argument("--codes", action="store_true", help="also the signs of embeddings, as codes, and the reverse")
     parser.add_argument("--add", action="store_true", help="keep the rows of other runs that the results' file has")
     parser.add_argument("--name", default="", help="of the results (default: encoders-<collection>)")
+    parser.add_argument("--label", default="", help="of the row (default: of its recipe, or its family)")
     flags = parser.parse_args()
     if flags.scale == "full" and not flags.data:
         parser.error("--data must name a labelled collection: a folder with train/ and test/, or IDX files.")
@@ -180,7 +182,7 @@ def main() -> None:
             flags.families, flags.altered = ",".join(SMALL), 50
             flags.set = ["training.epochs=1", "training.min_steps=20", "encoder.dimension=16", "encoder.filters=[8]"]
         else:
-            collections = [_asked(read(folder), flags.queries) for folder in flags.data]
+            collections = [_asked(read(folder), flags.queries, flags.held_out) for folder in flags.data]
     folder = RESULTS if flags.scale == "full" else RESULTS / "small"
     for collection in collections:
         name = flags.name or f"encoders-{collection.name}"
@@ -191,7 +193,8 @@ def main() -> None:
         for family, path in _chosen(flags):
             config = recipe(family, collection, path, flags.set)
             measured, kinds = measure(config, collection, flags.minutes, flags.altered, codes=flags.codes)
-            measured = [row | {"recipe": path.stem if path else "", COMMAND: command} for row in measured]
+            label = flags.label or (path.stem if path else "")
+            measured = [row | {"recipe": label, COMMAND: command} for row in measured]
             rows, altered = _beside(rows, measured), altered | {called(measured[0]): kinds}
             # After each of them: what takes hours may be interrupted.
             shown = [{title: of for title, of in row.items() if title not in _BESIDE} for row in rows]
@@ -205,7 +208,10 @@ def _beside(rows: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[
     return [row for row in rows if called(row) not in map(called, new)] + new
 
 
-def _asked(collection: Collection, queries: int) -> Collection:
+def _asked(collection: Collection, queries: int, held_out: int) -> Collection:
+    if held_out:
+        test, train = collection.train.divided(held_out)
+        collection = Collection(collection.name, train, test)
     return dataclasses.replace(collection, test=collection.test.first(queries)) if queries else collection
 
 
@@ -222,7 +228,9 @@ def _said(flags: argparse.Namespace) -> str:
     words += [f"--config {path}" for path in flags.config]
     words += [f"--minutes {flags.minutes:g}", f"--altered {flags.altered}"]
     words += [f"--queries {flags.queries}"] if flags.queries else []
+    words += [f"--held-out {flags.held_out}"] if flags.held_out else []
     words += ["--codes"] if flags.codes else []
+    words += [f"--label '{flags.label}'"] if flags.label else []
     return " ".join(words + [f"--set {option}" for option in flags.set])
 
 
