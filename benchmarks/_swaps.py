@@ -1,5 +1,6 @@
 """Hot swaps of encoder and index under load."""
 
+import concurrent.futures
 import dataclasses
 import pathlib
 import time
@@ -10,6 +11,7 @@ from benchmarks._generations import Generations
 from benchmarks._load import LoadGenerator, Trace, percentile
 from benchmarks._processes import Service, say, service
 from serving.client import Client
+from serving.spare_time import take_only_spare_time
 
 # An image in eight queries.
 _IMAGE_EVERY = 8
@@ -73,7 +75,9 @@ def swap_under_load(
         done = folder / "swapped"
         load = {"rate": rate, "seconds": 4 * period * swaps + 60, "stop": str(done), "seed": 1}
         generator.begin("Search", **job, **load, trace=str(trace), answers=str(answers))
-        windows, memory = _swap(running, generations, client, swaps, period)
+        # A publisher has a machine of its own: here it takes what those leave who answer.
+        with concurrent.futures.ThreadPoolExecutor(1, initializer=take_only_spare_time) as publisher:
+            windows, memory = _swap(running, publisher, generations, client, swaps, period)
         done.touch()
         figures = generator.result()
     steady, calls = Trace(before), Trace(trace)
@@ -102,7 +106,12 @@ def swap_under_load(
 
 
 def _swap(
-    running: Service, generations: Generations, client: Client, swaps: int, period: float
+    running: Service,
+    publisher: concurrent.futures.Executor,
+    generations: Generations,
+    client: Client,
+    swaps: int,
+    period: float,
 ) -> tuple[list[tuple[float, float]], list[float]]:
     """Returns of each swap when it began and was served, and the gateway's memory when it was over."""
     windows: list[tuple[float, float]] = []
@@ -111,7 +120,7 @@ def _swap(
     for swap in range(swaps):
         time.sleep(max(0.0, start + (swap + 0.5) * period - time.monotonic()))
         begun = time.monotonic()
-        wanted = generations.advance().release_id
+        wanted = publisher.submit(generations.advance).result().release_id
         while client.get_release().release_id != wanted:
             if time.monotonic() > begun + _SERVED_SECONDS:
                 raise RuntimeError(f"swap {swap + 1} is not served:\n{running.gateway.tail()}")

@@ -25,6 +25,7 @@ from serving.release.items import ItemShard
 from serving.release.reader import check_release, read_manifest
 from serving.release.share import Share
 from serving.release.verify import DAMAGE, ReleaseRefused
+from serving.spare_time import take_only_spare_time
 from serving.storage import Store, open_store
 
 HEAD = struct.Struct(">Q")
@@ -45,6 +46,8 @@ def main() -> None:
 
 def _stand_back() -> None:
     """Takes only what processor time others leave."""
+    take_only_spare_time()
+    # Where that is nothing, this is something.
     os.nice(_NICE)
     # Where Linux shares it out by sessions first (this process has one of its own), that counts only within one.
     with contextlib.suppress(OSError):

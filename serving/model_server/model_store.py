@@ -131,6 +131,11 @@ class ModelStore:
             return all(map(self._tried, names))
 
     @property
+    def serves(self) -> bool:
+        """Whether any version is available."""
+        return any(self._available.values())
+
+    @property
     def model_names(self) -> list[str]:
         """The models that are configured."""
         return list(self._configs)
@@ -295,7 +300,6 @@ class ModelStore:
     def _load(self, name: str, number: int, version: _Version) -> None:
         started = self._clock()
         try:
-            # Not at a lower priority: whoever waits for Python's lock then waits for this thread to get a processor.
             servable = self._loader(name, number, version.folder)
         except Exception as error:
             self._failed(name, number, version, from_exception(error))

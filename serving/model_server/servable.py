@@ -1,24 +1,22 @@
 """One loaded version of a model: a SavedModel in a session of its own.
 
-Loaded by `tf.compat.v1.saved_model.load`, not by `tf.saved_model.load`: TF Serving's C++ restores a model by the same
-`restore` op in a session, so what loads here loads there, and an export whose variables only Python can restore fails
-here too. It is no slower: a small convolutional encoder loads in 38 ms either way, and one image takes 0.27 ms against
-0.32 ms, 64 take 1.6 ms both ways (2 cores). And a session has a timeout for each run, a function has none.
+Loaded by the C++ of TF Serving, so what loads here loads there, and an export whose variables only Python can restore
+fails here too. Not by `tf.saved_model.load`; and not by `tf.compat.v1.saved_model.load`, which restores with the same
+op, but takes half as much again of a processor, holds Python's lock in between, up to 30 ms at a time, and leaves
+Python objects of the graph: requests to the version that is served had to wait for all of it. And a session has a
+timeout for each run, a function has none.
 """
 
 import math
 import pathlib
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import grpc
-import tensorflow as tf
-from tensorflow.core.protobuf import meta_graph_pb2
-
-from serving.model_server.errors import ServingError, failed_precondition, invalid_argument, not_found
+from serving.model_server.errors import failed_precondition, invalid_argument, not_found
+from serving.model_server.session import Session
 from serving.model_server.signature import Signature, read_signature, runs
 from serving.model_server.tensors import Array
+from serving.spare_time import SpareTime
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -26,10 +24,10 @@ DEFAULT_SIGNATURE = "serving_default"
 class Servable:
     """A version that is ready to run. Thread-safe."""
 
-    def __init__(self, session: Any, signature_defs: Mapping[str, meta_graph_pb2.SignatureDef]) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
-        self.signature_defs = signature_defs
-        self._signatures = {n: read_signature(n, d) for n, d in signature_defs.items() if runs(d)}
+        self.signature_defs = session.take_signature_defs()
+        self._signatures = {n: read_signature(n, d) for n, d in self.signature_defs.items() if runs(d)}
 
     def signature(self, name: str) -> Signature:
         """Returns the signature called `name`, or the default one for an empty name."""
@@ -39,42 +37,39 @@ class Servable:
         return self._signatures[name]
 
     def run(
-        self, signature: Signature, inputs: Mapping[str, Array], outputs: Sequence[str], timeout: float | None
+        self,
+        signature: Signature,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        timeout: float | None,
+        *,
+        in_caller: bool = False,
     ) -> dict[str, Array]:
-        """Runs the graph. timeout: seconds, or None for ever. Raises ServingError or a TensorFlow error."""
+        """Runs the graph. timeout: seconds, or None for ever. Raises ServingError or a TensorFlow error.
+
+        in_caller: in the thread that calls, as far as can be.
+        """
         feeds = {spec.tensor: inputs[alias] for alias, spec in signature.inputs.items()}
-        fetches = {alias: signature.outputs[alias].tensor for alias in outputs}
-        options = None
-        if timeout is not None:
-            options = tf.compat.v1.RunOptions(timeout_in_ms=max(1, math.ceil(timeout * 1000)))
+        fetches = [signature.outputs[alias].tensor for alias in outputs]
+        milliseconds = None if timeout is None else max(1, math.ceil(timeout * 1000))
         try:
-            return dict(self._session.run(fetches, feeds, options=options))
+            arrays = self._session.run(feeds, fetches, milliseconds=milliseconds, in_caller=in_caller)
         except (ValueError, TypeError, KeyError) as error:
-            # What the session finds wrong before it runs anything: a name or a shape.
+            # What is wrong before anything runs, or can't be sent: a name or a type.
             raise invalid_argument(str(error)) from error
+        return dict(zip(outputs, arrays, strict=True))
 
     def close(self) -> None:
         """Frees the variables, and cancels what still runs."""
         self._session.close()
 
 
-def load_servable(folder: pathlib.Path) -> Servable:
-    """Loads a SavedModel as TF Serving's C++ does: graph and `restore` op in a session, no Python objects."""
+def load_servable(folder: pathlib.Path, spare_time: SpareTime) -> Servable:
+    """Loads a SavedModel as TF Serving does, in spare time."""
     if not any((folder / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
         # TF Serving's text, which tells this from a model that is broken.
         raise not_found(f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {folder}")
-    with tf.Graph().as_default() as graph:
-        session = tf.compat.v1.Session(graph=graph)
-        try:
-            meta_graph = tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], str(folder))
-            # Nothing may add to the graph while requests run in it.
-            graph.finalize()
-            return Servable(session, dict(meta_graph.signature_def))
-        except BaseException as error:
-            session.close()
-            if isinstance(error, (tf.errors.OpError, ServingError)) or not isinstance(error, Exception):
-                raise
-            raise ServingError(grpc.StatusCode.INVALID_ARGUMENT, f"{type(error).__name__}: {error}") from error
+    return Servable(spare_time.run(lambda: Session(folder), Session.close))
 
 
 class Handle:

@@ -24,6 +24,7 @@ from serving.model_server.model_store import ModelStore
 from serving.model_server.prediction_service import PredictionService
 from serving.model_server.servable import Servable, load_servable
 from serving.model_server.warmup import warm_up
+from serving.spare_time import SpareTime
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ HEALTH_NAMES = ("", "ModelService", "PredictionService")
 # How long a thread may keep Python's lock from the others. By default 5 ms, and a request takes the lock several times:
 # while a version is loaded each would take tens of milliseconds.
 _SWITCH_SECONDS = 0.0005
+# How long a version that is loaded beside others may wait for spare time.
+_PATIENCE_SECONDS = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +99,7 @@ async def serve(options: ServerOptions) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    store = ModelStore(_loader(warmup=options.loading.warmup), options.loading)
+    store = ModelStore(_loader(lambda: store.serves, warmup=options.loading.warmup), options.loading)
     batches = None if options.batching is None else BatchScheduler(options.batching)
     with concurrent.futures.ThreadPoolExecutor(thread_name_prefix="request") as executor:
         try:
@@ -159,16 +162,19 @@ async def _listen(
     await server.stop(options.drain_seconds)
 
 
-def _loader(*, warmup: bool) -> Callable[[str, int, pathlib.Path], Servable]:
+def _loader(serves: Callable[[], bool], *, warmup: bool) -> Callable[[str, int, pathlib.Path], Servable]:
+    """serves: whether requests are answered meanwhile, which the load must not be felt by."""
+
     def load(name: str, version: int, folder: pathlib.Path) -> Servable:
         _LOG.info("Loading model %s version %d from %s.", name, version, folder)
-        servable = load_servable(folder)
-        if warmup:
-            try:
-                warm_up(servable, folder)
-            except BaseException:
-                servable.close()
-                raise
+        with SpareTime(_PATIENCE_SECONDS if serves() else 0.0) as spare_time:
+            servable = load_servable(folder, spare_time)
+            if warmup:
+                try:
+                    warm_up(servable, folder, spare_time)
+                except BaseException:
+                    servable.close()
+                    raise
         return servable
 
     return load

@@ -11,6 +11,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.model_server.errors import ServingError, invalid_argument
 from serving.model_server.servable import Servable
+from serving.spare_time import SpareTime
 
 _LOG = logging.getLogger(__name__)
 
@@ -18,8 +19,10 @@ FILE = "assets.extra/tf_serving_warmup_requests"
 MAX_RECORDS = 1000
 
 
-def warm_up(servable: Servable, folder: pathlib.Path) -> int:
-    """Runs the PredictionLogs in `folder`'s warm-up file (a TFRecord), in order; returns how many there were.
+def warm_up(servable: Servable, folder: pathlib.Path, spare_time: SpareTime) -> int:
+    """Runs the PredictionLogs in `folder`'s warm-up file (a TFRecord), in order and in spare time.
+
+    Returns how many there were.
 
     There need not be a file. One that can't be read, that holds more than 1000 records, or a request that fails makes
     the load fail: raises ServingError or a TensorFlow error, as TF Serving does.
@@ -31,7 +34,7 @@ def warm_up(servable: Servable, folder: pathlib.Path) -> int:
     count = 0
     try:
         for record in tf.compat.v1.io.tf_record_iterator(str(path)):
-            _run(servable, record, path)
+            _run(servable, record, path, spare_time)
             count += 1
             if count > MAX_RECORDS:
                 raise invalid_argument(f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {path}")
@@ -42,7 +45,7 @@ def warm_up(servable: Servable, folder: pathlib.Path) -> int:
     return count
 
 
-def _run(servable: Servable, record: bytes, path: pathlib.Path) -> None:
+def _run(servable: Servable, record: bytes, path: pathlib.Path, spare_time: SpareTime) -> None:
     try:
         log = prediction_log_pb2.PredictionLog.FromString(record)
     except message.DecodeError as error:
@@ -55,4 +58,4 @@ def _run(servable: Servable, record: bytes, path: pathlib.Path) -> None:
     signature = servable.signature(request.model_spec.signature_name)
     outputs = signature.select(request.output_filter)
     inputs = signature.decode(request.inputs)
-    servable.run(signature, inputs, outputs, None)
+    spare_time.run(lambda: servable.run(signature, inputs, outputs, None, in_caller=True))

@@ -11,13 +11,16 @@ import tensorflow as tf
 from serving.model_server.errors import ServingError
 from serving.model_server.servable import Handle, load_servable
 from serving.model_server.warmup import FILE, MAX_RECORDS, warm_up
+from serving.spare_time import SpareTime
 from tests.conformance import models
 from tests.conformance.process import wait_until
+
+AT_ONCE = SpareTime(0)
 
 
 @pytest.fixture
 def servable(version_folder):
-    servable = load_servable(version_folder)
+    servable = load_servable(version_folder, AT_ONCE)
     yield servable
     servable.close()
 
@@ -73,14 +76,14 @@ def test_an_export_that_only_python_can_restore_is_refused(tmp_path):
     encoder = Encoder()
     tf.saved_model.save(encoder, str(tmp_path / "1"), signatures=encoder.serve)
     tf.saved_model.load(str(tmp_path / "1"))
-    servable = load_servable(tmp_path / "1")
+    servable = load_servable(tmp_path / "1", AT_ONCE)
     with pytest.raises(tf.errors.OpError, match="Could not find variable"):
         servable.run(servable.signature(""), {"x": np.ones((1, 2), np.float32)}, ["y"], None)
 
 
 def test_a_folder_without_a_model(tmp_path):
     with pytest.raises(ServingError, match=r"Could not find SavedModel .pb or .pbtxt") as refused:
-        load_servable(tmp_path)
+        load_servable(tmp_path, AT_ONCE)
     assert refused.value.code == grpc.StatusCode.NOT_FOUND
 
 
@@ -96,7 +99,7 @@ def test_drain_waits_for_the_last_user(servable):
 
 
 def test_abandoning_cancels_what_runs(version_folder):
-    handle = Handle("m", 1, load_servable(version_folder))
+    handle = Handle("m", 1, load_servable(version_folder, AT_ONCE))
     errors = []
 
     def run():
@@ -124,10 +127,10 @@ def count(servable):
 
 
 def test_warm_up_runs_every_record(servable, copy):
-    assert warm_up(servable, copy) == 0
+    assert warm_up(servable, copy, AT_ONCE) == 0
     records = [models.predict_log("m", "count", by=tf.make_tensor_proto(1, tf.int64))] * 3
     models.write_warmup(copy, records)
-    assert warm_up(servable, copy) == 3
+    assert warm_up(servable, copy, AT_ONCE) == 3
     assert count(servable) == 3
 
 
@@ -135,20 +138,20 @@ def test_warm_up_has_a_limit(servable, copy):
     records = [models.predict_log("m", "count", by=tf.make_tensor_proto(1, tf.int64))] * (MAX_RECORDS + 1)
     models.write_warmup(copy, records)
     with pytest.raises(ServingError, match=r"exceeds the maximum \(1000\)"):
-        warm_up(servable, copy)
+        warm_up(servable, copy, AT_ONCE)
 
 
 def test_warm_up_with_a_request_that_fails(servable, copy):
     models.write_warmup(copy, [models.predict_log("m", "nobody")])
     with pytest.raises(ServingError, match='key "nobody" not found'):
-        warm_up(servable, copy)
+        warm_up(servable, copy, AT_ONCE)
 
 
 def test_warm_up_passes_over_what_is_not_served_here(servable, copy):
     classify = models.prediction_log_pb2.PredictionLog()
     classify.classify_log.SetInParent()
     models.write_warmup(copy, [classify])
-    assert warm_up(servable, copy) == 1
+    assert warm_up(servable, copy, AT_ONCE) == 1
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"not a record file at all", lambda data: data[:-3]])
@@ -156,7 +159,7 @@ def test_warm_up_file_that_is_broken(servable, copy, damage):
     models.write_warmup(copy, [models.predict_log("m", "count", by=tf.make_tensor_proto(1, tf.int64))])
     (copy / FILE).write_bytes(damage((copy / FILE).read_bytes()))
     with pytest.raises(ServingError, match="verify your warmup data is in TFRecord format") as refused:
-        warm_up(servable, copy)
+        warm_up(servable, copy, AT_ONCE)
     assert refused.value.code == grpc.StatusCode.DATA_LOSS
 
 
@@ -165,4 +168,4 @@ def test_warm_up_record_that_is_no_log(servable, copy):
     with tf.io.TFRecordWriter(str(copy / FILE)) as writer:
         writer.write(b"\xff\xff")
     with pytest.raises(ServingError, match="Failed to parse warmup record"):
-        warm_up(servable, copy)
+        warm_up(servable, copy, AT_ONCE)
