@@ -10,6 +10,7 @@ from serving.release.share import Share
 from serving.search.fanout import FanOut
 from serving.search.fanout_retrieval import FanOutRetrieval
 from serving.search.forwarded_updates import ForwardedUpdates
+from serving.search.gathering_leaf import GatheringLeaf
 from serving.search.held import Held
 from serving.search.replicated_leaf import Hedging, ReplicatedLeaf
 from serving.security.tls import leaf_credentials, leaf_token
@@ -50,7 +51,7 @@ class Root:
             leaves.append(
                 ReplicatedLeaf(
                     share,
-                    list(zip(names, clients, strict=True)),
+                    list(zip(names, map(GatheringLeaf, clients), strict=True)),
                     seconds=options.leaf_seconds,
                     failures=options.leaf_failures,
                     pause=options.leaf_pause_seconds,

@@ -135,12 +135,14 @@ def from_leaf_item(found: LeafItem | None) -> Any:
 
 def to_status(message: Any) -> LeafStatus:
     """Returns what a GetStatusResponse says; raises WrongShare."""
-    return LeafStatus(to_share(message.share), frozenset(message.release_ids))
+    return LeafStatus(to_share(message.share), frozenset(message.release_ids), message.brief)
 
 
 def from_status(status: LeafStatus) -> Any:
     """Returns a GetStatusResponse."""
-    return leaf_pb2.GetStatusResponse(share=from_share(status.share), release_ids=sorted(status.releases))
+    return leaf_pb2.GetStatusResponse(
+        share=from_share(status.share), release_ids=sorted(status.releases), brief=status.brief
+    )
 
 
 def from_upsert(item: ItemUpsert) -> Any:

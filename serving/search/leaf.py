@@ -59,10 +59,14 @@ class LeafItem(NamedTuple):
 
 
 class LeafStatus(NamedTuple):
-    """What a leaf holds. releases: the ids of those that it can be asked for, none where it is about to end."""
+    """What a leaf holds. releases: the ids of those that it can be asked for, none where it is about to end.
+
+    brief: whether it searches for the few nearest one query after the other, in less time than a call takes.
+    """
 
     share: Share
     releases: frozenset[str]
+    brief: bool = False
 
 
 class Leaf(Protocol):

@@ -16,6 +16,8 @@ from serving.search.updates import Updates
 from serving.search.view import MOST_EXAMINED, Found, View, Wanted
 from serving.search.workers import Workers
 
+# What several queries at once may take where they aren't handed to a thread.
+_INLINE_TOGETHER_SECONDS = 4 * INLINE_SECONDS
 T = TypeVar("T")
 
 
@@ -46,14 +48,18 @@ class LeafSearch:
             view = holding.view
             for query in queries:
                 _check(query, holding)
-            if len(queries) == 1 and queries[0].plain and queries[0].k <= INLINE_K and view.seconds <= INLINE_SECONDS:
+            if _inline(queries, view):
                 # To hand it to a thread and back would cost as much.
                 deadline.left()
-                found = view.find(queries[0].vector, Wanted(queries[0].k), None)
-                items = view.cached(found.rows)
+                if len(queries) == 1:
+                    each = [view.find(queries[0].vector, Wanted(queries[0].k), None)]
+                else:
+                    each = view.find_each(np.stack([query.vector for query in queries]), queries[0].k)
+                rows = [row for found in each for row in found.rows]
+                items = view.cached(rows)
                 if items is None:
-                    items = await self._run(holding, deadline, lambda: view.load(found.rows))
-                return [_result(found, items, None)]
+                    items = await self._run(holding, deadline, lambda: view.load(rows))
+                return _shared_out(each, items)
             return await self._run(holding, deadline, lambda: _results(queries, view, deadline))
 
     async def items(
@@ -76,13 +82,29 @@ class LeafSearch:
 
     async def status(self, *, timeout: float) -> LeafStatus:
         """See Leaf."""
-        current = self._held.current
-        held = [] if self._ending or current is None else [current, *self._held.kept]
-        return LeafStatus(self._share, frozenset(release.manifest.release_id for release in held))
+        if self._ending:
+            return LeafStatus(self._share, frozenset())
+        try:
+            with self._held.take() as holding:
+                held, brief = {holding.release_id}, holding.view.seconds <= INLINE_SECONDS
+        except errors.NoRelease:
+            return LeafStatus(self._share, frozenset())
+        held |= {release.manifest.release_id for release in self._held.kept}
+        return LeafStatus(self._share, frozenset(held), brief)
 
     async def _run(self, holding: Holding, deadline: Deadline, function: Callable[[], T]) -> T:
         # The thread is a user of its own: it may still search when the request has long been given up.
         return await self._workers.run(function, deadline=deadline, finally_=holding.retain().drop)
+
+
+def _inline(queries: Sequence[LeafQuery], view: View[Any]) -> bool:
+    k = queries[0].k if queries else 0
+    return (
+        view.seconds <= INLINE_SECONDS
+        and len(queries) * view.seconds <= _INLINE_TOGETHER_SECONDS
+        and 1 <= k <= INLINE_K
+        and all(query.plain and query.k == k for query in queries)
+    )
 
 
 def _check(query: LeafQuery, holding: Holding) -> None:
@@ -105,9 +127,9 @@ def _results(queries: Sequence[LeafQuery], view: View[Any], deadline: Deadline) 
     for k, numbers in together.items():
         deadline.left()
         each = view.find_each(np.stack([queries[number].vector for number in numbers]), k)
-        items = iter(view.load([row for found in each for row in found.rows]))
-        for number, found in zip(numbers, each, strict=True):
-            results[number] = _result(found, [next(items) for _ in found.rows], None)
+        items = view.load([row for found in each for row in found.rows])
+        for number, result in zip(numbers, _shared_out(each, items), strict=True):
+            results[number] = result
     for number, query in enumerate(queries):
         if not query.plain:
             deadline.left()
@@ -116,6 +138,12 @@ def _results(queries: Sequence[LeafQuery], view: View[Any], deadline: Deadline) 
             embeddings = view.vectors(np.array(found.rows, np.int64)) if query.embeddings else None
             results[number] = _result(found, view.load(found.rows), embeddings)
     return [result for result in results if result is not None]
+
+
+def _shared_out(each: Sequence[Found], items: Sequence[Any]) -> list[LeafResult]:
+    """Returns the result of each query. items: of all, one after the other."""
+    left = iter(items)
+    return [_result(found, [next(left) for _ in found.rows], None) for found in each]
 
 
 def _result(found: Found, items: Sequence[Any], embeddings: Any) -> LeafResult:

@@ -1,7 +1,9 @@
 """A leaf as the root sees it: one or more replicas, of which each call takes one, and another where that pays.
 
-The second request to another replica (hedging) follows "The Tail at Scale" (Dean and Barroso, CACM 2013): it is sent
-when the first one takes longer than most do, and within a budget, so that it can't double the load of a slow leaf.
+A call takes the replica that has the fewest calls under way: one that stands still has more and more of them. The
+second request to another replica (hedging) follows "The Tail at Scale" (Dean and Barroso, CACM 2013): it is sent when
+the first one takes longer than most do, and within a budget, so that it can't double the load of a slow leaf. The first
+one goes on: it says how long it takes in truth, and that its replica is not to be asked before the others.
 """
 
 import asyncio
@@ -83,7 +85,10 @@ class Budget:
 
 
 class Replica:
-    """One process of a leaf. releases: that it said to hold. reachable: whether it answers when it is looked at."""
+    """One process of a leaf. releases: that it said to hold. reachable: whether it answers when it is looked at.
+
+    under_way: calls.
+    """
 
     def __init__(self, leaf: Leaf, name: str, breaker: Breaker) -> None:
         self.leaf = leaf
@@ -91,6 +96,7 @@ class Replica:
         self.breaker = breaker
         self.releases: frozenset[str] = frozenset()
         self.reachable = False
+        self.under_way = 0
         self._said = ""
 
     async def look(self, share: Share, seconds: float) -> None:
@@ -142,6 +148,8 @@ class ReplicatedLeaf:
         self._budget = Budget(hedging.share)
         self._told = told
         self._turn = 0
+        # Calls that another one was faster than.
+        self._overtaken: set[asyncio.Task[Any]] = set()
         self.hedges = 0
         self.hedges_won = 0
 
@@ -181,10 +189,11 @@ class ReplicatedLeaf:
                 self.hedges += not done
                 second = asyncio.create_task(self._call(candidates[1], call, left, hedged))
             return await self._first_answer(first, second, end)
-        finally:
+        except BaseException:
             for task in (first, second):
                 if task is not None and not task.done():
                     task.cancel()
+            raise
 
     async def _first_answer(self, first: "asyncio.Task[T]", second: "asyncio.Task[T] | None", end: float) -> T:
         hedged = second is not None and not first.done()
@@ -193,14 +202,22 @@ class ReplicatedLeaf:
             done, pending = await asyncio.wait(
                 pending, timeout=end - time.monotonic(), return_when=asyncio.FIRST_COMPLETED
             )
-            for task in done:
-                if _error(task) is None:
-                    self.hedges_won += hedged and task is second
-                    return task.result()
+            answered = [task for task in done if _error(task) is None]
+            if answered:
+                self.hedges_won += hedged and first not in answered
+                for other in pending:
+                    self._overtaken.add(other)
+                    other.add_done_callback(self._forget)
+                return answered[0].result()
             if not done:
                 raise errors.DeadlineExceeded(f"leaf {self.share} did not answer in time.")
         # Both have failed, or the only one.
         return (second or first).result()
+
+    def _forget(self, task: "asyncio.Task[Any]") -> None:
+        self._overtaken.discard(task)
+        # What it says is of no interest any more, but asyncio wants it looked at.
+        _error(task)
 
     def _candidates(self, release_id: str) -> list[Replica]:
         """Returns replicas to ask, the one whose turn it is first."""
@@ -210,13 +227,14 @@ class ReplicatedLeaf:
         self._turn += 1
         turn = self._turn % len(there)
         there = there[turn:] + there[:turn]
-        # One that fails comes last, also when its turn has come.
-        return sorted(there, key=lambda replica: replica.breaker.state is State.OPEN)
+        # One that fails comes last, also when its turn has come; of the others, who has less to do comes first.
+        return sorted(there, key=lambda replica: (replica.breaker.state is State.OPEN, replica.under_way))
 
     async def _call(self, replica: Replica, call: Call[T], timeout: float, alike: bool) -> T:
         if not replica.breaker.allow():
             raise errors.LeafUnavailable(f"leaf {replica.name} failed again and again; it is asked again soon.")
         outcome, begun = "cancelled", time.perf_counter()
+        replica.under_way += 1
         try:
             answer = await call(replica.leaf, timeout)
             outcome = "ok"
@@ -234,6 +252,7 @@ class ReplicatedLeaf:
             outcome = "refused"
             raise
         finally:
+            replica.under_way -= 1
             seconds = time.perf_counter() - begun
             self._count(replica.breaker, outcome, timeout)
             if alike and outcome == "ok":

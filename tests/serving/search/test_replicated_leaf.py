@@ -144,19 +144,56 @@ def test_one_that_has_too_much_to_do_is_no_reason_to_ask_another(loop: LoopThrea
     run(loop, test)
 
 
-def test_another_is_asked_where_one_is_slow_and_the_slow_one_is_given_up(loop: LoopThread) -> None:
+def test_another_is_asked_where_one_is_slow_and_the_slow_one_goes_on(loop: LoopThread) -> None:
     async def test() -> None:
         group = Group(2)
         await group.warm()
         group.leaves[0].gate.clear()
         assert {await group.ask(hedged=True) for _ in range(6)} == {"replica 1"}
-        # A quick one may be thought slow, too, by a loop that has other things to do.
-        assert group.leaf.hedges_won == 3 and group.leaves[0].asked >= 3
-        while group.leaves[0].cancelled < group.leaves[0].asked:
+        # Since it had one it was asked no more but as the second: a quick one may be thought slow, too, by a loop that
+        # has other things to do.
+        slow = group.leaf.replicas[0]
+        assert group.leaf.hedges_won == 1 and slow.under_way == group.leaves[0].asked >= 1
+        assert group.told.count("ok") == 6 and group.leaves[0].cancelled == 0
+        group.leaves[0].gate.set()
+        while slow.under_way:
             await asyncio.sleep(0)
-        assert group.told.count("ok") == 6
-        # Being given up tells nothing of it.
-        assert group.leaf.replicas[0].breaker.state is State.CLOSED
+        assert group.told.count("ok") == 6 + group.leaves[0].asked
+        assert slow.breaker.state is State.CLOSED
+
+    run(loop, test)
+
+
+def test_who_has_less_to_do_is_asked_first(loop: LoopThread) -> None:
+    async def test() -> None:
+        group = Group(3, share=0.0)
+        await group.leaf.look()
+        group.leaves[1].gate.clear()
+        waiting = []
+        while not group.leaves[1].asked:
+            waiting.append(asyncio.create_task(group.ask()))
+            await asyncio.sleep(0)
+        assert "replica 1" not in {await group.ask() for _ in range(6)}
+        group.leaves[1].gate.set()
+        assert "replica 1" in await asyncio.gather(*waiting)
+
+    run(loop, test)
+
+
+def test_who_gives_up_leaves_nothing_under_way(loop: LoopThread) -> None:
+    async def test() -> None:
+        group = Group(2)
+        await group.warm()
+        for leaf in group.leaves:
+            leaf.gate.clear()
+        asking = asyncio.create_task(group.ask(hedged=True))
+        while sum(leaf.asked for leaf in group.leaves) < 2:
+            await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait({asking})
+        while any(replica.under_way for replica in group.leaf.replicas):
+            await asyncio.sleep(0)
+        assert [leaf.cancelled for leaf in group.leaves] == [1, 1]
 
     run(loop, test)
 
