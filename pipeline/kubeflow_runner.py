@@ -16,6 +16,7 @@ from tfx.types.standard_component_specs import INPUT_BASE_KEY as INPUT_BASE
 from components.image_example_gen import IMAGES, LAST_SPAN, ImageExampleGen
 from components.ingest.listing import Source
 from components.trainer import EPOCHS
+from pipeline.beam_options import with_nothing_staged
 from pipeline.config import PipelineConfig
 from pipeline.kubeflow_config import KubeflowConfig, StepConfig
 from pipeline.option_checks import require, require_one_of
@@ -155,7 +156,7 @@ def set_beam_arguments(kubeflow: KubeflowConfig, components: Iterable[base_compo
         if arguments:
             is_beam = isinstance(component.executor_spec, executor_spec.BeamExecutorSpec)
             require(is_beam, f"kubeflow.steps.{component.id}.beam_args: this step doesn't run on Beam.")
-            component.executor_spec.beam_pipeline_args = list(arguments)
+            component.executor_spec.beam_pipeline_args = with_nothing_staged(arguments)
 
 
 def _check_steps(kubeflow: KubeflowConfig, known: list[str]) -> None:

@@ -13,7 +13,7 @@ from components.image_example_gen import ImageExampleGen
 from components.schema_gate import SchemaGate
 from components.serving_validator import ServingValidator
 from components.trainer import Trainer
-from pipeline.beam_options import set_step_options
+from pipeline.beam_options import set_step_options, with_nothing_staged
 from pipeline.config import EvaluationConfig, IngestConfig, PipelineConfig
 from pipeline.encoder_config import RECONSTRUCTING
 from pipeline.release_tail import release_tail
@@ -150,7 +150,7 @@ def create_training_pipeline(config: PipelineConfig, *, metadata: Any = None, ru
         components=components,
         enable_cache=True,
         metadata_connection_config=metadata,
-        beam_pipeline_args=list(config.beam_args),
+        beam_pipeline_args=with_nothing_staged(config.beam_args),
     )
 
 

@@ -7,7 +7,7 @@ from tfx import v1 as tfx
 from components.fingerprint import code_fingerprint
 from components.image_example_gen import ImageExampleGen
 from components.release_encoder import ReleaseEncoder
-from pipeline.beam_options import set_step_options
+from pipeline.beam_options import set_step_options, with_nothing_staged
 from pipeline.config import PipelineConfig
 from pipeline.pipeline import ingest_options
 from pipeline.release_tail import release_tail
@@ -61,5 +61,5 @@ def create_reindex_pipeline(
         components=components,
         enable_cache=False,
         metadata_connection_config=metadata,
-        beam_pipeline_args=list(config.beam_args),
+        beam_pipeline_args=with_nothing_staged(config.beam_args),
     )

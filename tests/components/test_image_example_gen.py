@@ -34,7 +34,7 @@ from components.ingest.listing import ListingError
 from components.ingest.notes import read_contents_of
 from components.ingest.report import IngestError
 from components.ingest.shards import SPLITS, IngestOptions, shard_file
-from pipeline.beam_options import DIRECT_ARGS, DIRECT_RUNNER
+from pipeline.beam_options import DIRECT_ARGS, DIRECT_RUNNER, with_nothing_staged
 from serving.images import ImageLimits
 from serving.release.layout import shard_of
 from serving.storage import open_store
@@ -400,7 +400,7 @@ def test_a_cache_answers_only_for_the_same_images_options_and_code(tmp_path):
                 components=[made, reader] if statistics else [made],
                 enable_cache=True,
                 metadata_connection_config=config,
-                beam_pipeline_args=list(DIRECT_ARGS),
+                beam_pipeline_args=with_nothing_staged(DIRECT_ARGS),
             )
         )
         return len(list((tmp_path / "root/ImageExampleGen/examples").iterdir()))

@@ -12,7 +12,7 @@ from components.embedder import Embedder
 from components.index_builder import IndexBuilder
 from components.index_evaluator import IndexEvaluator
 from components.publisher import Publisher
-from pipeline.beam_options import DIRECT_ARGS
+from pipeline.beam_options import DIRECT_ARGS, with_nothing_staged
 from serving.release.current import read_current
 from serving.release.reader import open_release
 from serving.storage import open_store
@@ -58,7 +58,7 @@ def run(root: pathlib.Path, examples, encoder, name: str, code: str = "code"):
             components=[*importers, pusher, embedder, builder, evaluator, publisher],
             enable_cache=True,
             metadata_connection_config=connection,
-            beam_pipeline_args=list(DIRECT_ARGS),
+            beam_pipeline_args=with_nothing_staged(DIRECT_ARGS),
         )
     )
     with metadata.Metadata(connection) as store:

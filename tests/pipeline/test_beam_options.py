@@ -1,5 +1,6 @@
 import ast
 import pathlib
+import tempfile
 
 import apache_beam as beam
 import pytest
@@ -9,8 +10,9 @@ from apache_beam.runners.portability import prism_runner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 from tfx.dsl.components.base.executor_spec import BeamExecutorSpec
+from tfx.utils.dependency_utils import make_beam_dependency_flags
 
-from pipeline.beam_options import BEAM_STEPS, DIRECT_ARGS, DIRECT_RUNNER, check_runner
+from pipeline.beam_options import BEAM_STEPS, DIRECT_ARGS, DIRECT_RUNNER, check_runner, with_nothing_staged
 from pipeline.config import ConfigError, PipelineConfig, load
 from pipeline.pipeline import create_training_pipeline
 from pipeline.reindex import create_reindex_pipeline
@@ -69,11 +71,32 @@ def test_each_step_gets_its_options_after_those_of_all():
         steps = {c.id: c.executor_spec for c in made.components if isinstance(c.executor_spec, BeamExecutorSpec)}
         assert steps.keys() <= set(BEAM_STEPS)
         for name, spec in steps.items():
-            expected = [*DIRECT_ARGS, *(own if name in config.step_beam_args else [])]
+            expected = [*with_nothing_staged(DIRECT_ARGS), *(own if name in config.step_beam_args else [])]
             assert spec.beam_pipeline_args == expected, name
         assert PipelineOptions(steps["Embedder"].beam_pipeline_args).get_all_options()["runner"] == "FlinkRunner"
     training = create_training_pipeline(config).components
     assert {c.id for c in training if isinstance(c.executor_spec, BeamExecutorSpec)} == set(BEAM_STEPS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        DIRECT_ARGS,
+        ("--runner=PortableRunner", "--environment_type=EXTERNAL", "--environment_config=localhost:50000"),
+        ("--runner=DataflowRunner", "--sdk_container_image=registry.example/lookalike:1"),
+    ],
+)
+def test_tfx_packs_nothing_for_workers_that_hold_our_code(monkeypatch, tmp_path, arguments):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    told = with_nothing_staged(arguments)
+    assert make_beam_dependency_flags(told) == told
+    assert told[: len(arguments)] == list(arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_that_may_not_hold_it_get_what_beam_sends():
+    arguments = ["--runner=FlinkRunner", "--flink_master=localhost:8081"]
+    assert with_nothing_staged(arguments) == arguments
 
 
 def test_the_default_runs_here_and_asks_nobody_for_a_runner(monkeypatch):
