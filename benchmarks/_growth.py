@@ -3,6 +3,7 @@
 Collections are synthetic. `N` items.
 """
 
+import contextlib
 import io
 import json
 import pathlib
@@ -48,12 +49,18 @@ def images(folder: str, count: str) -> dict[str, Any]:
     import tensorflow as tf
 
     from components.ingest import shards
+    from components.ingest.item_files import item_of, item_writers
     from components.ingest.listing import Entry
+    from components.ingest.notes import write_contents
     from serving.images import CanonicalImage
     from serving.release.layout import shard_of
+    from serving.storage import open_store
 
     options = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=0)
-    writers = {}
+    store, writers = open_store(folder), {}
+    contents: dict[int, dict[str, list[str]]] = {n: {split: [] for split in shards.SPLITS} for n in range(PARTS)}
+    stack = contextlib.ExitStack()
+    items = [stack.enter_context(item_writers(store, shard, PARTS)) for shard in range(PARTS)]
     for split in shards.SPLITS:
         place = pathlib.Path(folder, f"Split-{split}")
         place.mkdir(parents=True)
@@ -64,8 +71,13 @@ def images(folder: str, count: str) -> dict[str, Any]:
         name = f"{number % 10}/image-{number:07d}.png"
         split = shards.split_of(hashlib.sha256(data).hexdigest(), 10)
         entry = Entry(name, f"/data/{name}", len(data), "1")
-        example = shards._example(entry, CanonicalImage(data, _SIDE, _SIDE, 1, "PNG"), str(number % 10))
-        writers[split][shard_of(name, PARTS)].write(example)
+        image, shard = CanonicalImage(data, _SIDE, _SIDE, 1, "PNG"), shard_of(name, PARTS)
+        writers[split][shard].write(shards._example(entry, image, str(number % 10)))
+        items[shard][split].add(item_of(entry, image, str(number % 10)))
+        contents[shard][split].append(image.sha256)
+    stack.close()
+    for shard, found in contents.items():
+        write_contents(store, shard, PARTS, [sha256 for split in shards.SPLITS for sha256 in found[split]])
     for some in writers.values():
         for writer in some:
             writer.close()

@@ -80,7 +80,8 @@ def embed_by_beam(examples: str, model: pathlib.Path) -> float:
     """Returns the seconds that the Embedder's Beam job takes."""
     info, digest = read_encoder_info(model)
     with tempfile.TemporaryDirectory() as output:
-        options = EmbedOptions(str(model), digest, info.dimension, f"{output}/embeddings", f"{output}/root", BEAM_BATCH)
+        where = (f"{output}/embeddings", f"{output}/root")
+        options = EmbedOptions(str(model), digest, info.dimension, *where, BEAM_BATCH, examples)
         shards = list_shards(examples)
         began = time.perf_counter()
         with beam.Pipeline(options=PipelineOptions(list(PipelineConfig().beam_args))) as pipeline:

@@ -21,6 +21,7 @@ from tfx.types import artifact_utils, component_spec, standard_artifacts, standa
 from components import artifacts
 from components.artifact_files import fetched, stored
 from components.ingest.folders import file_version
+from components.ingest.item_files import hold_out_all
 from components.ingest.listing import Entry, ListingError, Source
 from components.ingest.report import (
     REPORT,
@@ -209,6 +210,8 @@ def _reuse_split(examples: str, items: dict[str, int], shards: int) -> str | Non
                 name = shard_file(shard, shards)
                 with fetched(store, f"Split-{other}/{name}") as path, stored(store, f"Split-{split}/{name}") as copy:
                     shutil.copyfile(path, copy)
+                if split == "eval":
+                    hold_out_all(store, shard, shards)
             return split
     return None
 

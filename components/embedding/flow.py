@@ -30,7 +30,7 @@ class EmbedOptions:
     output: str
     serving_root: str
     batch_size: int
-    examples: str = ""
+    examples: str
     base: Base | None = None
     threads: int = 0
 
@@ -45,14 +45,13 @@ class EmbedOptions:
 class PartContents:
     """What the records of one part contain, as far as its sha256 begins with the same digits: n contents.
 
-    keys: uint8 `[n, 32]`, the sha256. rows: int64 `[n]`, of the part's items that come from records. records: int64
-    `[n]` in the example shard.
+    keys: uint8 `[n, 32]`, the sha256. rows: int64 `[n]`, of the part's items that come from records: the n-th of these
+    has the n-th record.
     """
 
     part: int
     keys: Keys
     rows: Numbers
-    records: Numbers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import apache_beam as beam
 import numpy as np
 
 from components.embedding.cache import prefix_digits
-from components.embedding.example_shards import ExampleShard, read_contents
+from components.embedding.example_shards import ExampleShard
 from components.embedding.flow import (
     ContentCounts,
     EmbedOptions,
@@ -20,7 +20,7 @@ from components.embedding.flow import (
     placed_vectors,
 )
 from components.ingest.notes import read_contents_of
-from serving.release.cached_embeddings import KEY_BYTES, Keys
+from serving.release.cached_embeddings import Keys
 from serving.storage import open_store
 
 
@@ -34,16 +34,16 @@ def by_prefix(keys: Keys, digits: int) -> Iterator[tuple[str, Numbers]]:
         yield f"{number:0{digits}x}", chosen
 
 
-def distinct(keys: Keys, parts: Numbers, records: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+def distinct(keys: Keys, parts: Numbers, rows: Numbers) -> tuple[Numbers, Numbers, Numbers]:
     """Returns what is the same among m places: for n contents, in the order of their keys.
 
     Returns:
-      order: int64 `[m]`, the places sorted by key, then part, then record.
+      order: int64 `[m]`, the places sorted by key, then part, then row.
       contents: int64 `[m]`, for each place in that order its content's number.
       firsts: int64 `[n]`, for each content where in that order it comes first.
     """
     words = np.ascontiguousarray(keys).view(">u8").reshape(len(keys), 4)
-    order = np.lexsort((records, parts, *words.T[::-1]))
+    order = np.lexsort((rows, parts, *words.T[::-1]))
     words = words[order]
     is_new = np.ones(len(words), bool)
     is_new[1:] = (words[1:] != words[:-1]).any(axis=1)
@@ -60,30 +60,9 @@ class ReadContents(beam.DoFn):
 
     def process(self, shard: ExampleShard) -> Iterator[tuple[str, PartContents]]:
         store = open_store(self._options.examples)
-        keys = read_contents_of(store, shard.shard, self._parts) if self._options.examples else None
-        # Each item has one record, and no other comes before it.
-        records = np.arange(0 if keys is None else len(keys))
-        if keys is None:
-            keys, records = _from_records(shard)
+        keys = read_contents_of(store, shard.shard, self._parts)
         for prefix, rows in by_prefix(keys, self._digits):
-            yield prefix, PartContents(shard.shard, keys[rows], rows, records[rows])
-
-
-def _from_records(shard: ExampleShard) -> tuple[Keys, Numbers]:
-    """Returns the keys, uint8 `[n, 32]`, and the records, int64 `[n]`, of a shard's items."""
-    seen: set[str] = set()
-    keys: list[bytes] = []
-    records: list[int] = []
-    first = 0
-    for some in read_contents(shard):
-        for number, (item_id, key) in enumerate(zip(some.item_ids, some.keys, strict=True), first):
-            # The eval split of a tiny collection is its train split once more.
-            if item_id not in seen:
-                seen.add(item_id)
-                keys.append(key)
-                records.append(number)
-        first += len(some.keys)
-    return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES), np.asarray(records, np.int64)
+            yield prefix, PartContents(shard.shard, keys[rows], rows)
 
 
 class LookUp(beam.DoFn):
@@ -97,11 +76,10 @@ class LookUp(beam.DoFn):
         keys = np.concatenate([some.keys for some in contents])
         parts = np.concatenate([np.full(len(some.rows), some.part) for some in contents])
         rows = np.concatenate([some.rows for some in contents])
-        records = np.concatenate([some.records for some in contents])
         # The same files give the same owners, in whatever order a runner hands them over.
-        order, numbers, firsts = distinct(keys, parts, records)
+        order, numbers, firsts = distinct(keys, parts, rows)
         places = Places(numbers, parts[order], rows[order])
-        keys, owners, records = (values[order][firsts] for values in (keys, parts, records))
+        keys, owners, rows = (values[order][firsts] for values in (keys, parts, rows))
         is_known = np.zeros(len(keys), bool)
         cache = open_cache(self._options)
         found = cache.lookup(prefix, map(bytes, keys)) if cache else {}
@@ -123,5 +101,5 @@ class LookUp(beam.DoFn):
             mine = places[np.arange(low, high)]
             chosen = missing[run]
             its = Places(mine.contents - run[0], mine.parts, mine.rows)
-            yield beam.pvalue.TaggedOutput("misses", (owner, Misses(keys[chosen], records[chosen], its)))
+            yield beam.pvalue.TaggedOutput("misses", (owner, Misses(keys[chosen], rows[chosen], its)))
         yield beam.pvalue.TaggedOutput("counts", ContentCounts(cached=len(found)))

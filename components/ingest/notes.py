@@ -1,7 +1,5 @@
 """What ingest notes of a shard's items beside their examples: the only place that spells the names of these files.
 
-`notes/00000-of-00008.jsonl`: a line for each example, where its image came from. Beside the examples and not in them:
-a file's time says nothing to a statistic or a schema.
 `contents/00000-of-00008.npy`: uint8 `[n, 32]`, the sha256 of each item's canonical image, in the order of the examples,
 train before eval: whoever asks what a collection contains needn't read the images. Each item once, also where one split
 is a copy of the other.
@@ -9,10 +7,9 @@ is a copy of the other.
 out), sorted by item id. `kept/00000-of-00008.jsonl`: {"at", "attributes"} of those whose attributes are others now.
 """
 
-import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import IO, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +18,6 @@ from components.artifact_files import fetched, stored
 from serving.release.cached_embeddings import KEY_BYTES, Keys
 from serving.release.items import Attribute
 from serving.storage import Store
-
-
-class Note(NamedTuple):
-    """Where an item's image came from: size in bytes, version as in its listing. attributes: in place of the example's,
-    where an example can't hold them as they are."""
-
-    size: int
-    version: str
-    attributes: dict[str, Attribute] | None = None
 
 
 class Kept(NamedTuple):
@@ -46,11 +34,6 @@ class Kept(NamedTuple):
 NO_KEPT = Kept(np.zeros((0, 2), np.int64), np.zeros(0, bool), {})
 
 
-def notes_file(shard: int, shards: int) -> str:
-    """Returns the file of a shard's notes, in the examples."""
-    return f"notes/{shard:05d}-of-{shards:05d}.jsonl"
-
-
 def _contents_file(shard: int, shards: int) -> str:
     return f"contents/{shard:05d}-of-{shards:05d}.npy"
 
@@ -62,11 +45,11 @@ def write_contents(store: Store, shard: int, shards: int, sha256s: Sequence[str]
         np.save(handle, keys, allow_pickle=False)
 
 
-def read_contents_of(store: Store, shard: int, shards: int) -> Keys | None:
-    """Returns what `write_contents` wrote, uint8 `[n, 32]`, or None where the examples were made without."""
+def read_contents_of(store: Store, shard: int, shards: int) -> Keys:
+    """Returns what `write_contents` wrote, uint8 `[n, 32]`; raises ValueError where the examples are without."""
     name = _contents_file(shard, shards)
     if not store.exists(name):
-        return None
+        raise ValueError(f"{store.uri} must hold {name}: its examples are of another version, ingest again.")
     with fetched(store, name) as path:
         keys: Keys = np.load(path, allow_pickle=False)
     return keys
@@ -74,20 +57,6 @@ def read_contents_of(store: Store, shard: int, shards: int) -> Keys | None:
 
 def _kept_file(shard: int, shards: int, suffix: str) -> str:
     return f"kept/{shard:05d}-of-{shards:05d}.{suffix}"
-
-
-def write_note(file: IO[str], item_id: str, note: Note) -> None:
-    """Writes one line."""
-    file.write(json.dumps([item_id, *note[: 2 if note.attributes is None else 3]]) + "\n")
-
-
-def read_notes(store: Store, shard: int, shards: int) -> dict[str, Note]:
-    """Returns the notes of a shard by item id; none where the examples were made without."""
-    with contextlib.suppress(FileNotFoundError), fetched(store, notes_file(shard, shards)) as path:
-        # In one go: each call of json.loads costs as much as a line does.
-        lines: list[list[Any]] = json.loads("[" + path.read_text().rstrip("\n").replace("\n", ",") + "]")
-        return {line[0]: Note(*line[1:]) for line in lines}
-    return {}
 
 
 def write_kept(store: Store, shard: int, shards: int, kept: Kept) -> None:

@@ -15,10 +15,11 @@ from components.ingest.choice import add_to_listing as add_to_listing
 from components.ingest.choice import choose
 from components.ingest.folders import list_folder
 from components.ingest.image_manifest import list_manifest
+from components.ingest.item_files import item_of, item_writers
 from components.ingest.keeping import Others, keep_unchanged
 from components.ingest.keeping import split_of as split_of
 from components.ingest.listing import Entry, ListingError, Source, open_file
-from components.ingest.notes import Note, notes_file, write_contents, write_kept, write_note
+from components.ingest.notes import write_contents, write_kept
 from components.ingest.set_digest import SetDigest
 from components.ingest.shard_result import SPLITS as SPLITS
 from components.ingest.shard_result import ShardResult as ShardResult
@@ -122,8 +123,9 @@ def write_shard(
 ) -> ShardResult:
     """Writes the examples of a shard below the uri `examples` and what it skipped below `report`.
 
-    One image is in memory at a time. Where ids are duplicate nothing is read, and the result says so. base: the release
-    whose items are not read again where nothing of them has changed. serving_root: that holds the upserted images.
+    One image is in memory at a time, and a batch of thumbnails. Where ids are duplicate nothing is read, and the result
+    says so. base: the release whose items are not read again where nothing of them has changed. serving_root: that
+    holds the upserted images.
     """
     result = ShardResult()
     # A reindex asks no cache, which the listing's digest is for.
@@ -139,7 +141,7 @@ def write_shard(
         )
         write_kept(out, shard, options.shards, kept)
     with ExitStack() as stack:
-        notes = stack.enter_context(stack.enter_context(stored(out, notes_file(shard, options.shards))).open("w"))
+        items = stack.enter_context(item_writers(out, shard, options.shards))
         name = shard_file(shard, options.shards)
         writers = {split: _writer(stack, out, f"Split-{split}/{name}") for split in SPLITS}
         skipped = stack.enter_context(stack.enter_context(stored(beside, skipped_file(shard))).open("w"))
@@ -155,8 +157,7 @@ def write_shard(
             split = split_of(image.sha256, options.eval_percent)
             writers[split].write(_example(entry, image, label))
             contents[split].append(image.sha256)
-            note = Note(entry.size, entry.version, dict(entry.attributes) if entry.update else None)
-            write_note(notes, entry.item_id, note)
+            items[split].add(item_of(entry, image, label))
             digest.add(entry.item_id, image.sha256, label, entry.attributes)
             result.items[split] += 1
             result.bytes[split] += len(image.data)
@@ -259,7 +260,7 @@ def _example(entry: Entry, image: CanonicalImage, label: str | None) -> bytes:
         features.URI: entry.uri,
         features.WIDTH: image.width,
         features.HEIGHT: image.height,
-        # What a gateway took in may be of any type, and a schema is for what the collection is made of: see its note.
+        # What a gateway took in may be of any type, and a schema is for what the collection is made of: see its item.
         **({} if entry.update else {features.attribute_feature(name): value for name, value in entry.attributes}),
     }
     if label is not None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from components.artifact_files import fetched
 from serving.release import layout
-from serving.release.items import Copied, Item, ItemShard, Source
+from serving.release.items import Item, ItemShard, Source
 from serving.release.manifest import Manifest
 from serving.storage import open_store
 
@@ -103,12 +103,10 @@ class BaseItems:
             found.update({item_id: (shard, source) for item_id, source in sources.items()})
         return found
 
-    def copied(self, places: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> list[Copied]:
-        """Returns the items at `places`, int64 `[n, 2]` of (shard, row), to be copied to `rows`, int64 `[n]`."""
-        return [
-            Copied(self._file(shard), rows[places[:, 0] == shard], places[places[:, 0] == shard, 1])
-            for shard in np.unique(places[:, 0]).tolist()
-        ]
+    def files(self, places: npt.NDArray[np.int64]) -> Iterator[tuple[pathlib.Path, npt.NDArray[np.int64]]]:
+        """Yields each local file that holds some of `places`, int64 `[n, 2]` of (shard, row), and which rows."""
+        for shard in np.unique(places[:, 0]).tolist():
+            yield self._file(shard), places[places[:, 0] == shard, 1]
 
     def items(self, places: npt.NDArray[np.int64]) -> Iterator[Item]:
         """Yields the items at `places`, int64 `[n, 2]` of (shard, row), in that order, with their thumbnails."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 import math
 import pathlib
 import sqlite3
@@ -81,84 +80,121 @@ class Source(NamedTuple):
     attributes: Mapping[str, Attribute]
 
 
-class Copied(NamedTuple):
-    """Items that another file holds. rows, old_rows: int64 `[n]`, their rows in the new file and in that one."""
+def write_items(path: pathlib.Path, items: Iterable[Item]) -> int:
+    """Writes the items of a shard in datapoint order into a new file, as ItemWriter does; returns how many."""
+    with ItemWriter(path) as writer:
+        for item in items:
+            writer.add(item)
+    return writer.count
 
-    file: pathlib.Path
-    rows: npt.NDArray[np.int64]
-    old_rows: npt.NDArray[np.int64]
 
+class ItemWriter:
+    """Writes the items of a shard in datapoint order into a new file, which is whole when the context ends.
 
-def write_items(path: pathlib.Path, items: Iterable[Item], copied: Sequence[Copied] = ()) -> int:
-    """Writes the items of a shard in datapoint order into a new file; returns how many.
-
-    copied: come before `items` and fill the rows from 0 on; SQLite copies them, in a fifth of the time of reading and
-    writing them.
-
-    The same items give the same bytes. Memory is bounded by a batch of items, not by their number.
+    The same items give the same bytes. Memory is bounded by a batch of items, not by their number. indexed: whether
+    filters will be asked of the file.
 
     Raises:
       ValueError: where an id comes twice, or an attribute is neither text, an int64, a finite float nor a bool.
       IndexError: where a copied item is not there.
       FileExistsError: where `path` exists.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(exist_ok=False)
-    with contextlib.closing(sqlite3.connect(path.absolute(), uri=True)) as connection:
+
+    def __init__(self, path: pathlib.Path, *, indexed: bool = True) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(exist_ok=False)
+        self._indexed = indexed
+        self._connection = sqlite3.connect(path.absolute(), uri=True)
         # Nobody reads it before it is whole, and who writes it starts over after a crash.
-        connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _SCHEMA)
-        count = sum(_copy(connection, some) for some in copied)
-        rows = enumerate(items, count)
-        while batch := list(itertools.islice(rows, _BATCH)):
-            try:
-                connection.executemany(
-                    f"INSERT INTO items VALUES ({_marks(_ROW)})",
-                    [
-                        (
-                            *(n, i.item_id, i.uri, i.sha256, i.width, i.height, i.source_size, i.source_version),
-                            *(i.thumbnail, i.perceptual_hash, i.duplicate_group or None),
-                        )
-                        for n, i in batch
-                    ],
-                )
-            except sqlite3.IntegrityError as error:
-                raise ValueError(
-                    f"an item id comes twice among rows {batch[0][0]} to {batch[-1][0]}: {error}"
-                ) from error
-            connection.executemany(
-                "INSERT INTO attributes VALUES (?, ?, ?, ?)",
+        self._connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _SCHEMA)
+        self._batch: list[Item] = []
+        self._written = 0
+
+    def __enter__(self) -> "ItemWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._flush()
+                self._connection.commit()
+                if self._indexed:
+                    self._connection.executescript(_INDEXES)
+        finally:
+            self._connection.close()
+
+    @property
+    def count(self) -> int:
+        """How many items were written or wait to be."""
+        return self._written + len(self._batch)
+
+    def add(self, item: Item) -> None:
+        """Adds an item."""
+        self._batch.append(item)
+        if len(self._batch) == _BATCH:
+            self._flush()
+
+    def copy(self, file: pathlib.Path, rows: npt.NDArray[np.int64] | None = None) -> int:
+        """Adds the items at `rows`, int64 `[n]`, of a file of items, or all of it; returns how many.
+
+        SQLite copies them, in a fifth of the time of reading and writing them. Groups are left out: they are those of
+        one collection.
+        """
+        self._flush()
+        # Nothing can be attached within a transaction.
+        self._connection.commit()
+        with contextlib.closing(ItemShard(file)) as shard:
+            count = shard.count if rows is None else len(rows)
+            columns = f"{_COLUMNS.removeprefix('row, ')}, {shard.source_columns}, thumbnail, {shard.hash_column}, NULL"
+        connection = self._connection
+        connection.execute("ATTACH ? AS base", (_read_only(file),))
+        if rows is None:
+            # Both are read in this order, so nothing is sorted.
+            row, found = f"row + {self._written}", "FROM base.{0} ORDER BY row"
+        else:
+            connection.execute("CREATE TEMP TABLE copied (row INTEGER PRIMARY KEY, old INTEGER NOT NULL)")
+            connection.executemany("INSERT INTO copied VALUES (?, ?)", enumerate(rows.tolist(), self._written))
+            # CROSS: in the order of `copied`, not in that of the base.
+            row, found = "copied.row", "FROM copied CROSS JOIN base.{0} AS b ON b.row = old ORDER BY copied.row"
+        copied = connection.execute(f"INSERT INTO items SELECT {row}, {columns} {found.format('items')}")
+        if copied.rowcount != count:
+            raise IndexError(f"{file.name} must hold each of {count} rows, it holds {copied.rowcount} of them.")
+        connection.execute(
+            f"INSERT INTO attributes SELECT {row}, name, value, boolean {found.format('attributes')}, name"
+        )
+        connection.commit()
+        connection.execute("DROP TABLE IF EXISTS temp.copied")
+        connection.execute("DETACH base")
+        self._written += count
+        return count
+
+    def _flush(self) -> None:
+        if not self._batch:
+            return
+        batch = list(enumerate(self._batch, self._written))
+        try:
+            self._connection.executemany(
+                f"INSERT INTO items VALUES ({_marks(_ROW)})",
                 [
-                    (n, name, *_stored(item.item_id, name, value))
-                    for n, item in batch
-                    for name, value in sorted(item.attributes.items())
+                    (
+                        *(n, i.item_id, i.uri, i.sha256, i.width, i.height, i.source_size, i.source_version),
+                        *(i.thumbnail, i.perceptual_hash, i.duplicate_group or None),
+                    )
+                    for n, i in batch
                 ],
             )
-            count += len(batch)
-        connection.commit()
-        connection.executescript(_INDEXES)
-    return count
-
-
-def _copy(connection: sqlite3.Connection, copied: Copied) -> int:
-    with contextlib.closing(ItemShard(copied.file)) as shard:
-        # Groups are those of one collection: they aren't copied into another.
-        columns = f"{_COLUMNS.removeprefix('row, ')}, {shard.source_columns}, thumbnail, {shard.hash_column}, NULL"
-    connection.execute("ATTACH ? AS base", (_read_only(copied.file),))
-    connection.execute("CREATE TEMP TABLE copied (row INTEGER PRIMARY KEY, old INTEGER NOT NULL)")
-    places = zip(copied.rows.tolist(), copied.old_rows.tolist(), strict=True)
-    connection.executemany("INSERT INTO copied VALUES (?, ?)", places)
-    # CROSS: in the order of `copied`, not in that of the base.
-    found = "FROM copied CROSS JOIN base.{0} AS b ON b.row = old"
-    count = connection.execute(f"INSERT INTO items SELECT copied.row, {columns} {found.format('items')}").rowcount
-    if count != len(copied.rows):
-        raise IndexError(f"{copied.file.name} must hold each of {len(copied.rows)} rows, it holds {count} of them.")
-    connection.execute(
-        f"INSERT INTO attributes SELECT copied.row, name, value, boolean {found.format('attributes')} ORDER BY 1, 2"
-    )
-    connection.commit()
-    connection.execute("DROP TABLE copied")
-    connection.execute("DETACH base")
-    return count
+        except sqlite3.IntegrityError as error:
+            raise ValueError(f"an item id comes twice among rows {batch[0][0]} to {batch[-1][0]}: {error}") from error
+        self._connection.executemany(
+            "INSERT INTO attributes VALUES (?, ?, ?, ?)",
+            [
+                (n, name, *_stored(item.item_id, name, value))
+                for n, item in batch
+                for name, value in sorted(item.attributes.items())
+            ],
+        )
+        self._written += len(batch)
+        self._batch = []
 
 
 class ItemShard:

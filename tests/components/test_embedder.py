@@ -90,34 +90,22 @@ def test_every_item_gets_the_embedding_of_its_image(tmp_path, encoder, threads):
     assert (description["digest"], description["info"]["dimension"]) == (digest, info.dimension)
 
 
-def list_contents(examples, pictures, parts=PARTS):
-    """Writes beside the examples what ingest writes there of their contents."""
-    for part in range(parts):
-        mine = [p for p in pictures if shard_of(p.item_id, parts) == part]
-        ordered = sorted(mine, key=lambda picture: picture.split == "eval")
-        sha256s = [hashlib.sha256(picture.image).hexdigest() for picture in ordered]
-        write_contents(open_store(examples.uri), part, parts, sha256s)
-
-
-def test_where_ingest_lists_contents_they_are_those(tmp_path, encoder):
-    pictures = [Picture(f"{n}.png", png(n % 20), "eval" if n % 5 == 0 else "train") for n in range(30)]
-    examples = make_examples(tmp_path / "in", pictures, PARTS)
-    before = read_all(run(tmp_path / "one", examples, encoder).uri)
-    encoder.calls()
-    list_contents(examples, pictures)
-    after = read_all(run(tmp_path / "two", examples, encoder).uri)
-    assert sum(encoder.calls()) == 20
-    assert after.keys() == before.keys()
-    for item_id, (item, vector, held_out) in before.items():
-        assert (after[item_id][0], after[item_id][2]) == (item, held_out)
-        np.testing.assert_allclose(after[item_id][1], vector, atol=1e-6)
-
-
 def test_a_list_of_other_contents_is_told(tmp_path, encoder):
     pictures = [Picture(f"{n}.png", png(n)) for n in range(12)]
     examples = make_examples(tmp_path / "in", pictures, PARTS)
-    list_contents(examples, pictures[1:] + pictures[:1])
+    mine = [picture for picture in pictures if shard_of(picture.item_id, PARTS) == 1]
+    others = [hashlib.sha256(picture.image).hexdigest() for picture in mine[1:] + mine[:1]]
+    write_contents(open_store(examples.uri), 1, PARTS, others)
     with pytest.raises(Exception, match="hold other images than their list of contents"):
+        run(tmp_path / "out", examples, encoder)
+
+
+@pytest.mark.parametrize("beside", ["items", "contents"])
+def test_examples_of_another_version_are_told(tmp_path, encoder, beside):
+    examples = make_examples(tmp_path / "in", [Picture("a.png", png(0))], 1)
+    for file in (tmp_path / "in" / beside).iterdir():
+        file.unlink()
+    with pytest.raises(Exception, match=f"must hold {beside}/.*: its examples are of another version, ingest again"):
         run(tmp_path / "out", examples, encoder)
 
 
@@ -260,9 +248,10 @@ def test_an_encoder_without_unit_length_is_not_used(tmp_path):
 
 def test_the_transform_reports_what_it_did(tmp_path, encoder):
     pictures = [Picture(f"{n}.png", png(n % 3), "eval" if n == 0 else "train") for n in range(6)]
-    shards = list_shards(make_examples(tmp_path / "in", pictures, 2).uri)
+    examples = make_examples(tmp_path / "in", pictures, 2).uri
+    shards = list_shards(examples)
     _, digest = read_encoder_info(encoder.folder)
-    options = EmbedOptions(str(encoder.folder), digest, DIMENSION, str(tmp_path / "out"), "", 4)
+    options = EmbedOptions(str(encoder.folder), digest, DIMENSION, str(tmp_path / "out"), "", 4, examples)
 
     def is_right(reports):
         (report,) = reports
@@ -284,10 +273,10 @@ def test_splits_of_other_sizes_are_no_examples_of_ours(tmp_path):
 @pytest.mark.parametrize("batch_size", [0, 5000])
 def test_the_batch_size_has_limits(batch_size):
     with pytest.raises(ValueError, match=r"batch_size must be in \[1, 4096\]"):
-        EmbedOptions("encoder", "digest", 16, "out", "", batch_size)
+        EmbedOptions("encoder", "digest", 16, "out", "", batch_size, "in")
 
 
 @pytest.mark.parametrize("threads", [-1, 2000])
 def test_the_threads_have_limits(threads):
     with pytest.raises(ValueError, match=r"threads must be in \[0, 1024\]"):
-        EmbedOptions("encoder", "digest", 16, "out", "", 256, threads=threads)
+        EmbedOptions("encoder", "digest", 16, "out", "", 256, "in", threads=threads)

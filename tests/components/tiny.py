@@ -16,9 +16,14 @@ from components import features
 from components.artifacts import Embeddings
 from components.embedding import parts as embedding_parts
 from components.embedding.parts import EmbeddingsReport
+from components.ingest.item_files import item_of, item_writers
+from components.ingest.listing import Entry
+from components.ingest.notes import write_contents
+from serving.images import CanonicalImage
 from serving.release import layout
 from serving.release.encoder_info import EncoderInfo, Probe
 from serving.release.items import Item, write_items
+from serving.storage import open_store
 
 SIDE = 8
 DIMENSION = 16
@@ -67,10 +72,28 @@ def _example(picture: Picture) -> bytes:
     return example.SerializeToString()
 
 
+def _write_beside(folder, pictures, shard, shards):
+    """Writes what lies beside the examples of a shard: its items, each once, and what they contain."""
+    store = open_store(folder)
+    # An item of both splits is held out.
+    items = {picture.item_id: picture for picture in pictures}.values()
+    ordered = sorted(items, key=lambda picture: picture.split == "eval")
+    write_contents(store, shard, shards, [hashlib.sha256(picture.image).hexdigest() for picture in ordered])
+    with item_writers(store, shard, shards) as writers:
+        for picture in ordered:
+            label = picture.attributes.get("label")
+            attributes = tuple((name, value) for name, value in picture.attributes.items() if name != "label")
+            entry = Entry(picture.item_id, f"/images/{picture.item_id}", -1, "", attributes=attributes)
+            image = CanonicalImage(picture.image, picture.side, picture.side, 1, "PNG")
+            writers[picture.split].add(item_of(entry, image, label))
+
+
 def make_examples(folder, pictures, shards=4):
     """Writes an Examples artifact into `folder` as ImageExampleGen does."""
     artifact = standard_artifacts.Examples()
     artifact.uri = str(folder)
+    for shard in range(shards):
+        _write_beside(folder, [p for p in pictures if layout.shard_of(p.item_id, shards) == shard], shard, shards)
     for split in ("train", "eval"):
         inside = folder / f"Split-{split}"
         inside.mkdir(parents=True)

@@ -7,7 +7,7 @@ import sqlite3
 import numpy as np
 import pytest
 
-from serving.release.items import Copied, Item, ItemShard, write_items
+from serving.release.items import Item, ItemShard, ItemWriter, write_items
 from tests.serving.release_builder import make_items
 
 
@@ -81,8 +81,8 @@ def test_near_duplicates(tmp_path: pathlib.Path) -> None:
     shard.close()
 
     # Into another release goes what was seen in the image, and not the group, whose others may be gone.
-    copied = Copied(tmp_path / "items.sqlite", np.arange(2), np.array([2, 1]))
-    write_items(tmp_path / "next.sqlite", [], [copied])
+    with ItemWriter(tmp_path / "next.sqlite") as writer:
+        assert writer.copy(tmp_path / "items.sqlite", np.array([2, 1])) == 2
     with contextlib.closing(ItemShard(tmp_path / "next.sqlite")) as following:
         assert list(following) == [items[2], dataclasses.replace(items[1], duplicate_group="")]
 
@@ -94,9 +94,35 @@ def test_near_duplicates(tmp_path: pathlib.Path) -> None:
         assert list(older.contents()) == [(0, "s", None), (1, "t", None), (2, "w", None)]
         assert older.groups_by_row([0]) == [("", "s")]
         assert [item.duplicate_group for item in older] == ["", "", ""]
-    write_items(tmp_path / "newest.sqlite", [], [copied])
+    with ItemWriter(tmp_path / "newest.sqlite") as writer:
+        writer.copy(tmp_path / "items.sqlite", np.array([2, 1]))
     with contextlib.closing(ItemShard(tmp_path / "newest.sqlite")) as newest:
         assert [item.perceptual_hash for item in newest] == [None, None]
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_items_of_other_files_are_copied_among_others(tmp_path: pathlib.Path, indexed: bool) -> None:
+    items = make_items(1500)
+    write_items(tmp_path / "some.sqlite", items[:1200])
+    write_items(tmp_path / "others.sqlite", items[1300:])
+    with ItemWriter(tmp_path / "items.sqlite", indexed=indexed) as writer:
+        for item in items[1200:1300]:
+            writer.add(item)
+        assert writer.copy(tmp_path / "some.sqlite") == 1200
+        assert writer.copy(tmp_path / "others.sqlite", np.array([3, 0])) == 2
+        writer.add(items[1301])
+        assert writer.count == 1303
+    with contextlib.closing(ItemShard(tmp_path / "items.sqlite")) as shard:
+        assert list(shard) == [*items[1200:1300], *items[:1200], items[1303], items[1300], items[1301]]
+
+
+def test_an_item_that_is_not_there_is_not_copied(tmp_path: pathlib.Path) -> None:
+    write_items(tmp_path / "some.sqlite", make_items(3))
+    with (
+        pytest.raises(IndexError, match=r"some.sqlite must hold each of 2 rows, it holds 1 of them"),
+        ItemWriter(tmp_path / "items.sqlite") as writer,
+    ):
+        writer.copy(tmp_path / "some.sqlite", np.array([2, 3]))
 
 
 def test_no_items(tmp_path: pathlib.Path) -> None:

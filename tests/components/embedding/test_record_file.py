@@ -1,4 +1,5 @@
 import gzip
+import zlib
 
 import pytest
 import tensorflow as tf
@@ -28,7 +29,7 @@ def test_a_damaged_file_is_told(tmp_path):
     data = path.read_bytes()
     # The first byte of gzip's checksum.
     path.write_bytes(data[:-8] + bytes([data[-8] ^ 1]) + data[-7:])
-    with pytest.raises(gzip.BadGzipFile, match="CRC check failed"):
+    with pytest.raises(zlib.error, match="incorrect data check"):
         list(iterate_records(str(path)))
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(EOFError):
