@@ -56,7 +56,7 @@ types: setup  ## mypy --strict on the packages
 
 fast: setup checks
 	$(SERVING)/pytest -q -m "not slow" tests/serving tests/test_imports.py --ignore tests/serving/model_server
-	$(PIPELINE)/pytest -q -m "not slow" tests/components tests/pipeline tests/serving/model_server tests/serving/index tests/kubernetes
+	$(PIPELINE)/pytest -q -m "not slow" tests/components tests/pipeline tests/benchmarks tests/serving/model_server tests/serving/index tests/kubernetes
 
 slow: setup checks
 	$(SERVING)/pytest -q -m slow tests/serving --ignore tests/serving/model_server
