@@ -10,8 +10,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def take_only_spare_time() -> None:
+def take_only_spare_time(thread: int = 0) -> None:
     """Lets the calling thread, and what it starts from now on, run only where a processor has nothing else to do.
+
+    thread: another one, by its number in the system: a process that has just begun, by that of the process.
 
     Where Linux can't be told so (or this isn't Linux) nothing changes. There is no way back without privileges: the
     thread must be one that was started for this work. It should hardly hold what somebody waits for, such as Python's
@@ -23,7 +25,7 @@ def take_only_spare_time() -> None:
     that always works at nice 19, and to 8 ms beside two idle ones.
     """
     with contextlib.suppress(AttributeError, OSError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
 
 
 class SpareTime:

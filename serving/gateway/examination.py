@@ -19,10 +19,12 @@ from serving.release.reader import Checked
 from serving.release.share import Share
 from serving.release.verify import ReleaseRefused
 from serving.search.searcher import Searcher
+from serving.spare_time import take_only_spare_time
 from serving.storage import Store
 
 _REMEMBERED_AT_ONCE = 500
 _REST_SECONDS = 0.002
+_NICE = 19
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +115,8 @@ class Examiner:
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
                 start_new_session=True,
             )
+            # From here, before it has begun: most of what it takes is to start.
+            _stand_back(process.pid)
         try:
             data, _ = process.communicate(asked)
         finally:
@@ -123,6 +127,16 @@ class Examiner:
         if process.returncode or len(data) < HEAD.size:
             raise OSError(f"the process that examined it ended with {process.returncode}.")
         return data
+
+
+def _stand_back(process: int) -> None:
+    """Lets a process take only what processor time others leave."""
+    take_only_spare_time(process)
+    with contextlib.suppress(OSError):
+        # Where that is nothing, this is something.
+        os.setpriority(os.PRIO_PROCESS, process, _NICE)
+        # Where Linux shares it out by sessions first (this process has one of its own), that counts only within one.
+        pathlib.Path(f"/proc/{process}/autogroup").write_text(str(_NICE))
 
 
 def _split(items: bytes, lengths: bytes) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Looks at every byte of a release in a process of its own, at the lowest priority, while another one is served.
+"""Looks at every byte of a release in a process of its own, in spare time, while another one is served.
 
   python -m serving.gateway.examiner < JSON > what was found
 
@@ -9,7 +9,6 @@ all ranks, and rows with the lengths of their items, and these items, serialized
 
 import contextlib
 import json
-import os
 import pathlib
 import struct
 import sys
@@ -25,33 +24,20 @@ from serving.release.items import ItemShard
 from serving.release.reader import check_release, read_manifest
 from serving.release.share import Share
 from serving.release.verify import DAMAGE, ReleaseRefused
-from serving.spare_time import take_only_spare_time
 from serving.storage import Store, open_store
 
 HEAD = struct.Struct(">Q")
-_NICE = 19
 _BATCH = 1000
 Rows = npt.NDArray[np.int64]
 
 
 def main() -> None:
     """Reads what to do from stdin, does it, and says what was found."""
-    _stand_back()
     found, arrays = examine(json.loads(sys.stdin.buffer.read()))
     head = json.dumps({**found, "sizes": [len(array) for array in arrays]}).encode()
     sys.stdout.buffer.write(HEAD.pack(len(head)) + head)
     for array in arrays:
         sys.stdout.buffer.write(array)
-
-
-def _stand_back() -> None:
-    """Takes only what processor time others leave."""
-    take_only_spare_time()
-    # Where that is nothing, this is something.
-    os.nice(_NICE)
-    # Where Linux shares it out by sessions first (this process has one of its own), that counts only within one.
-    with contextlib.suppress(OSError):
-        pathlib.Path("/proc/self/autogroup").write_text(str(_NICE))
 
 
 def examine(asked: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
