@@ -9,8 +9,10 @@ All share this machine's processors, so what is measured is what a fan-out costs
 machine can hold or search in time, needs several machines.
 Then a leaf is stopped in the midst of load, once by SIGSTOP (its port is open, nothing answers) and once by SIGKILL:
 every call must be answered within its deadline of 1 s, from all of the items or from exactly those of the other leaves.
-At last one leaf gets a second replica, which stands still for 40 ms every second, as a collector of garbage or a noisy
-neighbour makes one; a root that asks the other replica as well where one is slow is compared with one that doesn't.
+At last one leaf gets a second replica, which stands still for 50 to 200 ms about once a second (SIGSTOP, SIGCONT), as a
+collector of garbage or a noisy neighbour makes one; a root that asks the other replica as well where one is slow is
+compared with one that doesn't. Queries come at random moments (Poisson), at shares of what the root can do, whatever
+has become of those before; their time is counted from the moment that they were due.
 """
 
 import argparse
@@ -40,8 +42,10 @@ IN_FLIGHT = (1, 16, 64)
 DEADLINE_SECONDS = 1.0
 LEAF_SECONDS = 0.25
 _SERVED_SECONDS = 180.0
-# How often, and for how long, the slow replica stands still.
-_EVERY_SECONDS, _STILL_SECONDS = 0.96, 0.04
+# For how long the slow replica runs, and stands still.
+_RUN_SECONDS, _STILL_SECONDS = (0.6, 1.2), (0.05, 0.2)
+# How many queries come meanwhile: shares of what the root can do.
+SHARES = (0.2, 0.5)
 
 
 class Sides:
@@ -167,35 +171,74 @@ class Comparison:
         addresses[1] += f",{slow.address}"
         roots = {
             name: self._sides.start(f"root-{share}", "--leaves", *addresses, "--hedge-share", share)
-            for name, share in (("a slow replica, not hedged", "0"), ("a slow replica, hedged", "0.05"))
+            for name, share in (("not hedged", "0"), ("hedged", "0.05"))
         }
         self._sides.wait_for(*roots.values())
-        figures: dict[str, list[dict[str, float]]] = {name: [] for name in roots}
+        peak = self._run([roots["not hedged"], *leaves, slow], max(IN_FLIGHT), seconds)["rate"]
+        # Where nothing stands still hedging only costs, the more the more there is to do.
+        self._compare_hedging(roots, [*leaves, slow], SHARES[-1], peak, seconds, still=False)
         with standing_still(slow):
-            for run in range(RUNS + 1):
-                for name, root in roots.items():
-                    found = self._run([root, *leaves, slow], 2, seconds)
-                    # The first of each doesn't count.
-                    if run:
-                        figures[name].append(found)
+            for share in SHARES:
+                self._compare_hedging(roots, [*leaves, slow], share, peak, seconds, still=True)
+
+    def _compare_hedging(
+        self,
+        roots: dict[str, Measured],
+        leaves: Sequence[Measured],
+        share: float,
+        peak: float,
+        seconds: float,
+        *,
+        still: bool,
+    ) -> None:
+        figures: dict[str, list[dict[str, float]]] = {name: [] for name in roots}
+        for run in range(RUNS + 1):
+            for name, root in roots.items():
+                # Each pair has the same moments.
+                found = self._run_open([root, *leaves], share * peak, 2 * seconds, seed=run)
+                # The first of each doesn't count.
+                if run:
+                    figures[name].append(found)
+        what = "a replica that stands still" if still else "two replicas"
         for name, found in figures.items():
-            row = {"what": name, "in flight": 2, "queries/s": median(found, "rate")}
-            self._add({**row, "p50 ms": median(found, "p50"), "p99 ms": median(found, "p99")})
+            row = {
+                "what": f"{what}, {name}",
+                "in flight": f"{share:.0%} of the peak",
+                "queries/s": median(found, "rate"),
+            }
+            row |= {f"{name} ms": median(found, name) for name in ("p50", "p99", "p99.9")}
+            self._add({**row, "CPU us/query": median(found, "cpu")})
         not_hedged, hedged = figures.values()
-        ratios = [b["p99"] / a["p99"] for a, b in zip(not_hedged, hedged, strict=True)]
-        if seconds >= 1:
-            # Less holds not one of its pauses.
-            self.goals.append(Goal("p99 with hedging, of that without", float(np.median(ratios)), 1.0, at_most=True))
+        ratio = float(np.median([b["p99"] / a["p99"] for a, b in zip(not_hedged, hedged, strict=True)]))
+        self.rows[-1]["p99, of not hedged"] = ratio
+        if still and seconds >= 1:
+            # Less holds few of its pauses.
+            self.goals.append(Goal(f"p99 with hedging at {share:.0%}, of that without", ratio, 1.0, at_most=True))
 
     def _run(self, servers: Sequence[Measured], in_flight: int, seconds: float) -> dict[str, float]:
+        figures = self._driven(servers, {"in_flight": in_flight, "seconds": seconds})
+        return {**figures, "p50": 1e3 * figures["p50"], "p99": 1e3 * figures["p99"]}
+
+    def _run_open(self, servers: Sequence[Measured], rate: float, seconds: float, seed: int) -> dict[str, float]:
+        trace = self._folder / "open.npy"
+        figures = self._driven(servers, {"rate": rate, "seconds": seconds, "seed": seed, "trace": str(trace)})
+        calls = Trace(trace)
+        late = 1e3 * (calls.ended - calls.due)
+        return {**figures, "p50": percentile(late, 50), "p99": percentile(late, 99), "p99.9": percentile(late, 99.9)}
+
+    def _driven(self, servers: Sequence[Measured], how: dict[str, Any]) -> dict[str, float]:
+        """Returns queries per second, seconds, and CPU microseconds of a query, of servers asked through the first."""
         before = sum(server.cpu_seconds() for server in servers)
-        job = {"target": servers[0].address, "requests": self._requests, "in_flight": in_flight, "seconds": seconds}
-        figures = self._generator.run("Search", **job)
+        figures = self._generator.run("Search", target=servers[0].address, requests=self._requests, **how)
         used = sum(server.cpu_seconds() for server in servers) - before
         if figures["codes"].keys() != {"OK"}:
             raise RuntimeError(f"Search failed: {figures['codes']}.")
-        p50, p99 = 1e3 * figures["p50"], 1e3 * figures["p99"]
-        return {"rate": figures["rate"], "p50": p50, "p99": p99, "cpu": 1e6 * used / figures["ok"]}
+        return {
+            "rate": figures["rate"],
+            "p50": figures["p50"],
+            "p99": figures["p99"],
+            "cpu": 1e6 * used / figures["ok"],
+        }
 
     def _add(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
@@ -205,12 +248,12 @@ class Comparison:
 @contextlib.contextmanager
 def standing_still(process: Measured) -> Iterator[None]:
     """Stops a process for a moment, again and again."""
-    end = threading.Event()
+    end, generator = threading.Event(), np.random.default_rng(0)
 
     def run() -> None:
-        while not end.wait(_EVERY_SECONDS):
+        while not end.wait(generator.uniform(*_RUN_SECONDS)):
             process.freeze()
-            end.wait(_STILL_SECONDS)
+            end.wait(generator.uniform(*_STILL_SECONDS))
             process.thaw()
 
     thread = threading.Thread(target=run)
