@@ -13,6 +13,9 @@ IMAGES ?=
 IMAGE ?=
 NAME ?=
 SCALE ?= full
+# Of pytest. The longest groups of tests come first, so that no process waits long for the other.
+PROCESSES ?= 2
+PYTEST := pytest -q -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
 BENCHMARKS := $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%.py,$(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
@@ -55,12 +58,12 @@ types: setup  ## mypy --strict on the packages
 	$(PIPELINE)/mypy
 
 fast: setup checks
-	$(SERVING)/pytest -q -m "not slow" tests/serving tests/test_imports.py --ignore tests/serving/model_server
-	$(PIPELINE)/pytest -q -m "not slow" tests/components tests/pipeline tests/benchmarks tests/serving/model_server tests/serving/index tests/kubernetes
+	$(SERVING)/$(PYTEST) -m "not slow" tests/serving tests/test_imports.py --ignore tests/serving/model_server
+	$(PIPELINE)/$(PYTEST) -m "not slow" tests/pipeline tests/components tests/benchmarks tests/serving/model_server tests/serving/index tests/kubernetes
 
 slow: setup checks
-	$(SERVING)/pytest -q -m slow tests/serving --ignore tests/serving/model_server
-	$(PIPELINE)/pytest -q -m slow tests/components tests/pipeline tests/serving/model_server tests/conformance tests/e2e tests/kubernetes
+	$(SERVING)/$(PYTEST) -m slow tests/serving --ignore tests/serving/model_server
+	$(PIPELINE)/$(PYTEST) -m slow tests/e2e tests/components tests/pipeline tests/serving/model_server tests/conformance tests/kubernetes
 
 prism:  ## Build Beam's portable runner Prism into .venv/prism (Go 1.26; minutes)
 	cd requirements/prism && go build -mod=readonly -trimpath -o ../../.venv/prism/prism github.com/apache/beam/sdks/v2/go/cmd/prism

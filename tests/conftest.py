@@ -1,4 +1,4 @@
-"""What holds for all tests: in CI nothing may be skipped, since a test that skips there would never run anywhere."""
+"""What holds for all tests: how they are divided among processes, and that in CI none is skipped."""
 
 import gc
 import os
@@ -10,8 +10,20 @@ import pytest
 os.register_at_fork(after_in_child=gc.disable)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n 2 --dist loadgroup` a module's tests share a process, and so do all that look at `published`.
+
+    What they share is then made once.
+    """
+    for item in items:
+        group = "published" if "published" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    # Where several processes run the tests, only the first one reports.
     skipped = reporter.stats.get("skipped", []) if reporter else []
     if os.environ.get("CI") and skipped:
         reporter.write_line(f"{len(skipped)} tests were skipped: in CI that is a failure.", red=True)
