@@ -159,6 +159,10 @@ def _summary(artifacts: pathlib.Path, watch: ComponentWatch, error: Exception | 
         counts.update(encoded=0, cached=0, items=ingested["items"])
     if embedded:
         counts.update(encoded=embedded["encoded"], cached=embedded["cached"], items=sum(embedded["counts"]))
+    # Releases of before were built without.
+    duplicates = published["evaluation"].get("duplicates") if published else None
+    if duplicates:
+        counts.update(duplicate_groups=duplicates["groups"], grouped=duplicates["items"])
     status = "failed"
     if error is not None:
         status = status_of(error)

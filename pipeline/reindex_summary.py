@@ -17,10 +17,12 @@ EXIT_CODES = {
     "stale": 5,
     "no-release": 6,
 }
-# What the counts are of: items of the collection, but for `encoded` and `cached`, which are distinct contents.
+# What the counts are of: items of the collection, but for `encoded` and `cached`, which are distinct contents, and
+# `duplicate_groups`, those of near-duplicates, which `grouped` items belong to.
 COUNTS = (
     *("listed", "unchanged", "read", "new", "changed", "reworded", "removed", "deleted", "skipped"),
     *("upserts", "tombstones", "encoded", "cached", "items"),
+    *("duplicate_groups", "grouped"),
 )
 _JOB = "lookalike_reindex"
 

@@ -53,6 +53,8 @@ def test_a_reindex_says_how_it_ended(tmp_path: pathlib.Path) -> None:
     }
     assert told == {"unchanged": 8, "read": 1, "new": 1, "removed": 1, "deleted": 1, "encoded": 1, "items": 9}
     assert (published.counts["upserts"], published.counts["tombstones"]) == (0, 1)
+    groups = root.manifest().evaluation["duplicates"]
+    assert (published.counts["duplicate_groups"], published.counts["grouped"]) == (groups["groups"], groups["items"])
     assert sum(root.encoder.calls()) == 1
     lineage = root.manifest().lineage
     assert lineage["pipeline"] == "lookalike-reindex" and lineage["data"]["reindex"]["base"] == before
