@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
-from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.annotations import BeamComponentParameter, InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 
 from components.artifact_files import fetched, fetched_folder, stored
@@ -81,24 +82,14 @@ class Neighbors:
         all_rows = np.concatenate([self.rows, rows], axis=1)
         all_scores = np.concatenate([self.scores, scores], axis=1)
         k = self.rows.shape[1]
-        if all_scores.shape[1] > 4 * k:
-            kept = np.argpartition(-all_scores, k - 1, axis=1)[:, :k]
-            all_rows, all_scores = np.take_along_axis(all_rows, kept, 1), np.take_along_axis(all_scores, kept, 1)
-        order = np.argsort(-all_scores, axis=1, kind="stable")[:, :k]
+        # Of equals the first in the shards, so that it doesn't matter which were looked at first.
+        order = np.lexsort((all_rows, -all_scores), axis=1)[:, :k]
         rows, scores = np.take_along_axis(all_rows, order, 1), np.take_along_axis(all_scores, order, 1)
         return Neighbors(np.where(np.isneginf(scores), -1, rows), scores)
 
-
-def exact_neighbors(queries: Queries, shards: Iterable[Vectors], k: int) -> Neighbors:
-    """Returns the true neighbours of `queries` among the embeddings of all `shards`, one after the other."""
-    best = Neighbors.none(len(queries.rows), k)
-    start = 0
-    for vectors in shards:
-        # One more, because a query finds itself.
-        rows, scores = ExactIndex(vectors).search(queries.vectors, k + 1)
-        best = best.merged(rows + start, scores, queries.rows)
-        start += len(vectors)
-    return best
+    def together(self, other: "Neighbors") -> "Neighbors":
+        """Returns the best of both, which are of the same queries and of different shards."""
+        return self.merged(other.rows, other.scores, np.full(len(self.rows), -1))
 
 
 def recall_at(found: Neighbors, exact: Neighbors, k: int, others: int) -> npt.NDArray[np.float64]:
@@ -138,38 +129,91 @@ def row_starts(counts: Sequence[int], shards: int) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What searching all shards gave. found: k -> its Neighbors.
+    """What searching some shards gave. exact: the true neighbours among their items. found: k -> its Neighbors.
 
-    seconds: of each single query `[Q]`, shard after shard. queries_per_second: of all queries in one batch.
+    seconds: of each single query `[Q]`, shard after shard. batch_seconds: of all queries in one batch.
     """
 
+    exact: Neighbors
     found: dict[int, Neighbors]
     seconds: npt.NDArray[np.float64]
-    queries_per_second: float
+    batch_seconds: float
+
+    def together(self, other: "Measured") -> "Measured":
+        """Returns what searching the shards of both gave, in whatever order."""
+        return Measured(
+            self.exact.together(other.exact),
+            {k: found.together(other.found[k]) for k, found in self.found.items()},
+            self.seconds + other.seconds,
+            self.batch_seconds + other.batch_seconds,
+        )
 
 
-def measure(queries: Queries, shards: Iterable[tuple[Index, LoadedShard]], ks: Sequence[int]) -> Measured:
-    """Searches one shard after the other, as a gateway searches it: memory is bounded by the largest."""
+def measure(queries: Queries, index: Index, shard: LoadedShard, vectors: Vectors, start: int) -> Measured:
+    """Searches a shard as a gateway searches it, and by comparing everything.
+
+    vectors: the shard's embeddings, float32 `[n, D]`. start: its first row, counted through all shards.
+    """
     count = len(queries.rows)
-    found = {k: Neighbors.none(count, k) for k in ks}
-    seconds = np.zeros(count)
-    batch_seconds, start = 0.0, 0
-    for index, shard in shards:
-        for k in ks:
-            nearest = Neighbors.none(count, k)
-            for q, (own, vector) in enumerate(zip(queries.rows.tolist(), queries.vectors, strict=True)):
-                began = time.perf_counter()
-                rows, scores = shard.nearest(vector, k, own - start if start <= own < start + shard.count else None)
-                if k == GATE_AT:
-                    seconds[q] += time.perf_counter() - began
-                nearest.rows[q, : len(rows)], nearest.scores[q, : len(rows)] = rows + start, scores
-            found[k] = found[k].merged(nearest.rows, nearest.scores, queries.rows)
-        if shard.count:
+    # One more, because a query finds itself.
+    rows, scores = ExactIndex(vectors).search(queries.vectors, max(RECALL_AT) + 1)
+    exact = Neighbors.none(count, max(RECALL_AT)).merged(rows + start, scores, queries.rows)
+    found, seconds = {}, np.zeros(count)
+    for k in RECALL_AT:
+        nearest = Neighbors.none(count, k)
+        for q, (own, vector) in enumerate(zip(queries.rows.tolist(), queries.vectors, strict=True)):
             began = time.perf_counter()
-            index.search(queries.vectors, GATE_AT + 1)
-            batch_seconds += time.perf_counter() - began
-        start += shard.count
-    return Measured(found, seconds, count / batch_seconds)
+            rows, scores = shard.nearest(vector, k, own - start if start <= own < start + shard.count else None)
+            if k == GATE_AT:
+                seconds[q] = time.perf_counter() - began
+            nearest.rows[q, : len(rows)], nearest.scores[q, : len(rows)] = rows + start, scores
+        found[k] = nearest
+    began = time.perf_counter()
+    if shard.count:
+        index.search(queries.vectors, GATE_AT + 1)
+    return Measured(exact, found, seconds, time.perf_counter() - began)
+
+
+class MeasureShard(beam.DoFn):
+    """(number, first row) of a shard to its Measured. Memory is bounded by the shard."""
+
+    def __init__(self, index_uri: str, index: dict[str, Any], queries: Queries) -> None:
+        self._uri = index_uri
+        self._index = index
+        self._queries = queries
+
+    def process(self, place: tuple[int, int]) -> Iterator[Measured]:
+        number, start = place
+        entry, store = self._index["shards"][number], open_store(self._uri)
+        vectors = open_vectors(store, entry["embeddings"], entry["count"])
+        parameters = IndexParameters.from_dict(self._index["parameters"])
+        with fetched_folder(f"{store.uri}/{entry['index']}") as folder, fetched(store, entry["items"]) as path:
+            searched = load_index(folder, vectors, parameters)
+            with contextlib.closing(ItemShard(path)) as items:
+                ranks = np.empty(items.count, np.int32)
+                for rank, (row, _) in enumerate(items.by_id()):
+                    ranks[row] = rank
+                shard = LoadedShard(vectors, searched, items, ranks)
+                yield measure(self._queries, searched, shard, vectors, start)
+
+
+class MeasuredTogether(beam.CombineFn):
+    """What was measured of all shards: so much of it is kept, however many they are."""
+
+    def create_accumulator(self) -> Measured | None:
+        return None
+
+    def add_input(self, accumulator: Measured | None, element: Measured) -> Measured | None:
+        return element if accumulator is None else accumulator.together(element)
+
+    def merge_accumulators(self, accumulators: Iterable[Measured | None]) -> Measured | None:
+        merged = None
+        for each in accumulators:
+            merged = merged if each is None else self.add_input(merged, each)
+        return merged
+
+    def extract_output(self, accumulator: Measured | None) -> Measured | None:
+        return accumulator
 
 
 def golden_queries(queries: Queries, exact: Neighbors, names: dict[int, str]) -> list[GoldenQuery]:
@@ -188,41 +232,31 @@ def golden_floor(recalls: npt.NDArray[np.float64]) -> float:
     return max(0.0, float(recalls.mean()) - _GOLDEN_MARGIN) if len(recalls) else 0.0
 
 
-def _shard_vectors(store: Store, index: dict[str, Any]) -> Iterator[Vectors]:
-    for entry in index["shards"]:
-        yield open_vectors(store, entry["embeddings"], entry["count"])
-
-
-def _open_shards(store: Store, index: dict[str, Any]) -> Iterator[tuple[Index, LoadedShard]]:
-    parameters = IndexParameters.from_dict(index["parameters"])
-    for entry, vectors in zip(index["shards"], _shard_vectors(store, index), strict=True):
-        with fetched_folder(f"{store.uri}/{entry['index']}") as folder, fetched(store, entry["items"]) as path:
-            searched = load_index(folder, vectors, parameters)
-            with contextlib.closing(ItemShard(path)) as items:
-                ranks = np.empty(items.count, np.int32)
-                for rank, (row, _) in enumerate(items.by_id()):
-                    ranks[row] = rank
-                yield searched, LoadedShard(vectors, searched, items, ranks)
-
-
 def _item_ids(store: Store, index: dict[str, Any], rows: set[int]) -> dict[int, str]:
     """Returns the item ids of rows, counted through all shards."""
     names: dict[int, str] = {}
     start = 0
     for entry in index["shards"]:
         mine = sorted(row for row in rows if start <= row < start + entry["count"])
-        with fetched(store, entry["items"]) as path, contextlib.closing(ItemShard(path)) as items:
-            found = items.by_row([row - start for row in mine])
-            names.update((row, item.item_id) for row, item in zip(mine, found, strict=True))
+        if mine:
+            with fetched(store, entry["items"]) as path, contextlib.closing(ItemShard(path)) as items:
+                found = items.by_row([row - start for row in mine])
+                names.update((row, item.item_id) for row, item in zip(mine, found, strict=True))
         start += entry["count"]
     return names
 
 
-def evaluate(
-    index_uri: str, embeddings_uri: str, output_uri: str, *, queries: int, seed: int, min_recall: float
-) -> dict[str, Any]:
-    """Writes evaluation.json, golden.json, the picture and the page to `output_uri`; returns the evaluation."""
-    index = read_index(index_uri)
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What is asked. held_out: how many items there were to choose from, 0 where any would do. seed: of the choice."""
+
+    queries: Queries
+    held_out: int
+    seed: int
+
+
+def choose(index: dict[str, Any], embeddings_uri: str, limit: int, seed: int) -> Asked:
+    """Returns at most `limit` queries. Raises ValueError where the index is of other embeddings."""
     store = open_store(embeddings_uri)
     if index["encoder_digest"] != embedding_parts.read_encoder(store)["digest"]:
         raise ValueError("the index was built with another encoder than these embeddings.")
@@ -231,49 +265,63 @@ def evaluate(
     if [entry["count"] for entry in index["shards"]] != shard_counts(report.counts, shards):
         raise ValueError("the index was built from other embeddings than these.")
     held_out = [embedding_parts.read_held_out(store, part, parts) for part in range(parts)]
-    chosen = choose_queries(held_out, queries, seed)
+    chosen = choose_queries(held_out, limit, seed)
     starts = row_starts(report.counts, shards)
-    asked = Queries(
-        rows=np.asarray([starts[part] + row for part, row in chosen], np.int64), vectors=_gather(store, report, chosen)
-    )
-    index_store = open_store(index_uri)
-    exact = exact_neighbors(asked, _shard_vectors(index_store, index), max(RECALL_AT))
-    measured = measure(asked, _open_shards(index_store, index), RECALL_AT)
-    others = index["count"] - 1
-    recalls = {k: recall_at(measured.found[k], exact, k, others) for k in RECALL_AT}
-    named = {row for row in exact.rows[:_GOLDEN_QUERIES].ravel().tolist() if row >= 0}
-    named |= set(asked.rows[:_GOLDEN_QUERIES].tolist())
-    golden = golden_queries(asked, exact, _item_ids(index_store, index, named))
-    recall = float(recalls[GATE_AT].mean())
-    # What a gateway compares the best scores of its queries with; none where there is but one item.
-    top1_scores = Distribution.of(exact.scores[:, 0].tolist())
-    p50, p95, p99 = np.percentile(measured.seconds, [50, 95, 99]).tolist()
-    evaluation = {
-        "kind": index["kind"],
-        "parameters": index["parameters"],
-        "tuning": index["tuning"],
-        "duplicates": index["duplicates"],
-        "count": index["count"],
-        "dimension": index["dimension"],
-        "shards": shards,
-        "queries": len(chosen),
-        "held_out": int(sum(int(mask.sum()) for mask in held_out)),
-        "seed": seed,
-        "top1_scores": None if top1_scores is None else top1_scores.to_dict(),
-        "recall": {str(k): float(values.mean()) for k, values in recalls.items()},
-        "gate": {"k": GATE_AT, "min_recall": min_recall, "recall": recall, "met": recall >= min_recall},
-        "golden_recall": golden_floor(recalls[GATE_AT][: len(golden)]),
-        "latency_seconds": {"p50": p50, "p95": p95, "p99": p99},
-        "queries_per_second": measured.queries_per_second,
-    }
-    output = open_store(output_uri)
-    output.write(EVALUATION, (json.dumps(evaluation, indent=1, sort_keys=True) + "\n").encode())
-    output.write(GOLDEN, (json.dumps([dataclasses.asdict(query) for query in golden], indent=1) + "\n").encode())
-    with stored(output, PICTURE) as path:
-        plot_evaluation(path, evaluation, recalls, measured.seconds)
-    groups = index_store.read(GROUPS_PICTURE) if index_store.exists(GROUPS_PICTURE) else None
-    output.write(REPORT, render_index_report(evaluation, output.read(PICTURE), groups).encode())
-    return evaluation
+    rows = np.asarray([starts[part] + row for part, row in chosen], np.int64)
+    return Asked(Queries(rows, _gather(store, report, chosen)), int(sum(int(mask.sum()) for mask in held_out)), seed)
+
+
+class WriteEvaluation(beam.DoFn):
+    """Writes evaluation.json, golden.json, the picture and the page of what was measured of all shards."""
+
+    def __init__(self, index_uri: str, index: dict[str, Any], output_uri: str, asked: Asked, min_recall: float) -> None:
+        self._uri = index_uri
+        self._index = index
+        self._output = output_uri
+        self._asked = asked
+        self._min_recall = min_recall
+
+    def process(self, measured: Measured) -> None:
+        index, asked, exact = self._index, self._asked.queries, measured.exact
+        recalls = {k: recall_at(measured.found[k], exact, k, index["count"] - 1) for k in RECALL_AT}
+        store = open_store(self._uri)
+        named = {row for row in exact.rows[:_GOLDEN_QUERIES].ravel().tolist() if row >= 0}
+        named |= set(asked.rows[:_GOLDEN_QUERIES].tolist())
+        golden = golden_queries(asked, exact, _item_ids(store, index, named))
+        recall = float(recalls[GATE_AT].mean())
+        # What a gateway compares the best scores of its queries with; none where there is but one item.
+        top1_scores = Distribution.of(exact.scores[:, 0].tolist())
+        p50, p95, p99 = np.percentile(measured.seconds, [50, 95, 99]).tolist()
+        evaluation = {
+            "kind": index["kind"],
+            "parameters": index["parameters"],
+            "tuning": index["tuning"],
+            "duplicates": index["duplicates"],
+            "count": index["count"],
+            "dimension": index["dimension"],
+            "shards": len(index["shards"]),
+            "queries": len(asked.rows),
+            "held_out": self._asked.held_out,
+            "seed": self._asked.seed,
+            "top1_scores": None if top1_scores is None else top1_scores.to_dict(),
+            "recall": {str(k): float(values.mean()) for k, values in recalls.items()},
+            "gate": {
+                "k": GATE_AT,
+                "min_recall": self._min_recall,
+                "recall": recall,
+                "met": recall >= self._min_recall,
+            },
+            "golden_recall": golden_floor(recalls[GATE_AT][: len(golden)]),
+            "latency_seconds": {"p50": p50, "p95": p95, "p99": p99},
+            "queries_per_second": len(asked.rows) / measured.batch_seconds,
+        }
+        output = open_store(self._output)
+        output.write(GOLDEN, (json.dumps([dataclasses.asdict(query) for query in golden], indent=1) + "\n").encode())
+        with stored(output, PICTURE) as path:
+            plot_evaluation(path, evaluation, recalls, measured.seconds)
+        groups = store.read(GROUPS_PICTURE) if store.exists(GROUPS_PICTURE) else None
+        output.write(REPORT, render_index_report(evaluation, output.read(PICTURE), groups).encode())
+        output.write(EVALUATION, (json.dumps(evaluation, indent=1, sort_keys=True) + "\n").encode())
 
 
 def _gather(store: Store, report: EmbeddingsReport, chosen: Sequence[tuple[int, int]]) -> Vectors:
@@ -297,7 +345,7 @@ def check_recall(evaluation: dict[str, Any]) -> None:
         )
 
 
-@component
+@component(use_beam=True)
 def IndexEvaluator(
     index: InputArtifact[VectorIndex],
     embeddings: InputArtifact[Embeddings],
@@ -306,6 +354,7 @@ def IndexEvaluator(
     seed: Parameter[int] = 1,
     min_recall: Parameter[float] = 0.99,
     code: Parameter[str] = "",
+    beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
     """Writes recall and speed of `index`, and the golden queries; fails the run below the recall that is asked for.
 
@@ -318,6 +367,18 @@ def IndexEvaluator(
         raise ValueError(f"min_recall must be in [0, 1], got {min_recall}.")
     if passed_on(index.uri, evaluation.uri):
         return
-    measured = evaluate(index.uri, embeddings.uri, evaluation.uri, queries=queries, seed=seed, min_recall=min_recall)
+    described = read_index(index.uri)
+    asked = choose(described, embeddings.uri, queries, seed)
+    starts = np.cumsum([0, *(entry["count"] for entry in described["shards"])])[:-1].tolist()
+    with beam_pipeline as pipeline:
+        _ = (
+            pipeline
+            | "Shards" >> beam.Create(list(enumerate(starts)))
+            | "SpreadShards" >> beam.Reshuffle()
+            | "MeasureShard" >> beam.ParDo(MeasureShard(index.uri, described, asked.queries))
+            | "MeasuredTogether" >> beam.CombineGlobally(MeasuredTogether())
+            | "WriteEvaluation" >> beam.ParDo(WriteEvaluation(index.uri, described, evaluation.uri, asked, min_recall))
+        )
+    measured = json.loads(open_store(evaluation.uri).read(EVALUATION))
     _log.info("recall %s, latency %s", measured["recall"], measured["latency_seconds"])
     check_recall(measured)

@@ -10,7 +10,10 @@ DIRECT_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 # On this machine, in this process.
 DIRECT_ARGS = (f"--runner={DIRECT_RUNNER}", "--direct_running_mode=in_memory", "--direct_num_workers=1")
 # The steps that run on Beam, of both pipelines.
-BEAM_STEPS = ("ImageExampleGen", "StatisticsGen", "Transform", "Evaluator", "Embedder", "IndexBuilder")
+BEAM_STEPS = (
+    *("ImageExampleGen", "StatisticsGen", "Transform", "Evaluator"),
+    *("Embedder", "IndexBuilder", "IndexEvaluator"),
+)
 
 # Where Beam's code runs in an environment that is there already, and looks at no image.
 _IN_PLACE = ("EXTERNAL", "LOOPBACK", "PROCESS")

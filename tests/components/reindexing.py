@@ -99,7 +99,9 @@ class Root:
             beam_pipeline=beam_pipeline(),
         )
         IndexBuilder.test_call(embeddings=embeddings, index=index, beam_pipeline=beam_pipeline())
-        IndexEvaluator.test_call(index=index, embeddings=embeddings, evaluation=evaluation)
+        IndexEvaluator.test_call(
+            index=index, embeddings=embeddings, evaluation=evaluation, beam_pipeline=beam_pipeline()
+        )
         published = publish_artifacts(
             encoder=path_utils.stamped_model_path(encoder.blessing.uri),
             index=index.uri,
@@ -156,7 +158,9 @@ class Root:
             beam_pipeline=beam_pipeline(),
         )
         IndexBuilder.test_call(embeddings=embeddings, index=index, shards=index_shards, beam_pipeline=beam_pipeline())
-        IndexEvaluator.test_call(index=index, embeddings=embeddings, evaluation=evaluation)
+        IndexEvaluator.test_call(
+            index=index, embeddings=embeddings, evaluation=evaluation, beam_pipeline=beam_pipeline()
+        )
         meanwhile()
         release = artifacts(PublishedRelease)
         Publisher.test_call(

@@ -10,16 +10,18 @@ from components.artifacts import IndexEvaluation, VectorIndex
 from components.index_builder import IndexBuilder
 from components.index_evaluator import (
     IndexEvaluator,
+    Measured,
+    MeasuredTogether,
     Neighbors,
     Queries,
     RecallTooLow,
     choose_queries,
-    exact_neighbors,
     golden_floor,
     recall_at,
     row_starts,
 )
 from pipeline.beam_options import DIRECT_RUNNER
+from serving.index import ExactIndex
 from serving.release.distribution import Distribution
 from tests.components.tiny import make_embeddings
 
@@ -39,6 +41,7 @@ def evaluate(folder: pathlib.Path, embeddings, *, shards=1, index_parameters=Non
         index=index,
         embeddings=embeddings,
         evaluation=evaluation,
+        beam_pipeline=beam.Pipeline(DIRECT_RUNNER),
         **{"queries": 1000, "seed": 1, "min_recall": 0.99, **parameters},
     )
     return evaluation
@@ -46,6 +49,22 @@ def evaluate(folder: pathlib.Path, embeddings, *, shards=1, index_parameters=Non
 
 def read(folder: pathlib.Path, name: str):
     return json.loads((folder / "evaluation" / name).read_text())
+
+
+def exact_neighbors(queries, shards, k, order=None):
+    """Returns the true neighbours among all shards, whose results are put together in any order."""
+    starts = np.cumsum([0, *map(len, shards)]).tolist()
+    found = []
+    for start, vectors in zip(starts, shards, strict=False):
+        rows, scores = ExactIndex(vectors).search(queries.vectors, k + 1)
+        found.append(Neighbors.none(len(queries.rows), k).merged(rows + start, scores, queries.rows))
+    combine = MeasuredTogether()
+    accumulators = [
+        combine.add_input(combine.create_accumulator(), Measured(found[shard], {}, np.zeros(len(queries.rows)), 0.0))
+        for shard in order or range(len(shards))
+    ]
+    merged = combine.merge_accumulators([combine.create_accumulator(), *accumulators])
+    return combine.extract_output(merged).exact
 
 
 # A query that finds itself first would have one true neighbour less.
@@ -67,6 +86,19 @@ def test_exact_neighbors_through_shards_are_those_of_one_matrix_product():
     scores = vectors[own] @ vectors.T
     scores[np.arange(3), own] = -np.inf
     assert found.rows.tolist() == np.argsort(-scores, axis=1)[:, :20].tolist()
+
+
+def test_it_does_not_matter_which_shard_was_first():
+    # Equals lie in all shards, more of them than are wanted.
+    rng = np.random.default_rng(4)
+    vectors = np.repeat(rng.normal(size=(20, 6)), 5, axis=0)[rng.permutation(100)].astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    queries = Queries(np.asarray([3, 55, 99]), vectors[[3, 55, 99]])
+    shards = np.split(vectors, [10, 40, 40, 90])
+    one = exact_neighbors(queries, [vectors], 12)
+    for order in ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 4, 0, 3, 1]):
+        found = exact_neighbors(queries, shards, 12, order)
+        assert found.rows.tolist() == one.rows.tolist() and found.scores.tolist() == one.scores.tolist()
 
 
 def test_where_there_are_fewer_than_k_the_rest_is_marked():
@@ -121,7 +153,7 @@ def test_the_golden_floor_is_a_little_below_what_was_measured():
 
 @pytest.mark.parametrize("shards", [1, 2])
 def test_brute_force_finds_everything(tmp_path, shards):
-    embeddings, vectors = make_embeddings(tmp_path / "in", 300)
+    embeddings, vectors = make_embeddings(tmp_path / "in", 300, parts=2)
     evaluate(tmp_path, embeddings, shards=shards)
     evaluation = read(tmp_path, "evaluation.json")
     assert evaluation["recall"] == {"1": 1.0, "10": 1.0, "100": 1.0}
@@ -201,7 +233,14 @@ def test_an_index_of_other_embeddings_is_not_measured(tmp_path):
     evaluate(tmp_path, embeddings)
     index, evaluation = VectorIndex(), IndexEvaluation()
     index.uri, evaluation.uri = str(tmp_path / "index"), str(tmp_path / "other")
-    arguments = {"index": index, "evaluation": evaluation, "queries": 10, "seed": 1, "min_recall": 0.9}
+    arguments = {
+        "index": index,
+        "evaluation": evaluation,
+        "queries": 10,
+        "seed": 1,
+        "min_recall": 0.9,
+        "beam_pipeline": None,
+    }
     other, _ = make_embeddings(tmp_path / "fewer", 19)
     with pytest.raises(ValueError, match="other embeddings"):
         IndexEvaluator.test_call(embeddings=other, **arguments)

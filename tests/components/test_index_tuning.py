@@ -67,7 +67,13 @@ def built(tmp_path_factory):
     index = build(folder / "index", embeddings)
     evaluation = IndexEvaluation()
     evaluation.uri = str(folder / "evaluation")
-    IndexEvaluator.test_call(index=index, embeddings=embeddings, evaluation=evaluation, min_recall=0.8)
+    IndexEvaluator.test_call(
+        index=index,
+        embeddings=embeddings,
+        evaluation=evaluation,
+        min_recall=0.8,
+        beam_pipeline=beam.Pipeline(DIRECT_RUNNER),
+    )
     return embeddings, index, folder
 
 

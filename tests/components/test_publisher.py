@@ -57,7 +57,13 @@ def build(root, pictures, seed=0, shards=2):
         embeddings=embeddings, index=index, shards=shards, parameters="", beam_pipeline=beam.Pipeline(DIRECT_RUNNER)
     )
     IndexEvaluator.test_call(
-        index=index, embeddings=embeddings, evaluation=evaluation, queries=1000, seed=1, min_recall=0.99
+        index=index,
+        embeddings=embeddings,
+        evaluation=evaluation,
+        queries=1000,
+        seed=1,
+        min_recall=0.99,
+        beam_pipeline=beam.Pipeline(DIRECT_RUNNER),
     )
     pushed = artifact(standard_artifacts.PushedModel, root / "pushed")
     shutil.copytree(encoder.folder, pushed.uri)
