@@ -33,6 +33,11 @@ def is_tfserving(container: Object) -> bool:
     return command_of(container)[0] == _TFSERVING
 
 
+def is_gateway(container: Object) -> bool:
+    """Returns whether it runs a gateway, be it a leaf."""
+    return command_of(container)[:2] == ["lookalike", "gateway"]
+
+
 def tfserving_flags(container: Object) -> dict[str, str]:
     """Returns TF Serving's flags and their values."""
     flags = {}

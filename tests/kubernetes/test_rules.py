@@ -269,6 +269,42 @@ BROKEN: list[tuple[str, str, Break, str]] = [
         "tokens in the clear",
     ),
     (
+        "a_root_asks_every_replica_of_every_leaf",
+        "tests/fan-out",
+        lambda o: argument(o, "gateway", "leaf-0-0.leaf-0:50051", "leaf-0-0.leaf-0:50051"),
+        "leaves are ['leaf-0-0.leaf-0:50051,leaf-0-1.leaf-0:50051',",
+    ),
+    (
+        "a_root_asks_every_replica_of_every_leaf",
+        "tests/fan-out",
+        lambda o: argument(o, "leaf-1", "--shard-share", "--shard-share=0/2"),
+        "leaves are [",
+    ),
+    (
+        "a_root_asks_every_replica_of_every_leaf",
+        "tests/fan-out",
+        lambda o: named(o, "Service", "leaf-1")["spec"].pop("clusterIP"),
+        "its service leaf-1 must be there and headless",
+    ),
+    (
+        "everybody_has_a_budget",
+        "tests/fan-out",
+        lambda o: o.remove(named(o, "PodDisruptionBudget", "leaf-0")),
+        "StatefulSet leaf-0 has 0 disruption budgets",
+    ),
+    (
+        "probes_hit_what_is_there",
+        "tests/fan-out",
+        lambda o: container(o, "leaf-0")["readinessProbe"]["grpc"].update(service="lookalike.retrieval.v1"),
+        "which leaf-0 does not know",
+    ),
+    (
+        "rollouts_take_nothing_away",
+        "tests/fan-out",
+        lambda o: config(o, "leaf-0", "gateway.yaml", "drain_seconds: 20.0", "drain_seconds: 40.0"),
+        "StatefulSet leaf-0 is killed after 50 s, while it drains",
+    ),
+    (
         "files_are_mounted",
         "overlays/local",
         lambda o: container(o, "gateway")["volumeMounts"].pop(0),

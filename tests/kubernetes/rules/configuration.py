@@ -25,7 +25,7 @@ def listening_ports_are_those_told(objects: list[Object]) -> Iterator[str]:
             flags = commands.tfserving_flags(container)
             if (flags.get("port"), flags.get("rest_api_port")) != (str(ports["grpc"]), str(ports["http"])):
                 yield f"{workload} listens on {flags.get('port')} and {flags.get('rest_api_port')}, not on {ports}."
-        elif workload.name == "gateway":
+        elif commands.is_gateway(container):
             config = gateway_config(workload, container, objects)
             if (config.port, config.monitoring.metrics_port) != (ports["grpc"], ports["metrics"]):
                 yield f"{workload} listens on {config.port} and {config.monitoring.metrics_port}, not on {ports}."
@@ -36,7 +36,7 @@ def listening_ports_are_those_told(objects: list[Object]) -> Iterator[str]:
 @rule
 def names_of_services_exist(objects: list[Object]) -> Iterator[str]:
     for workload, container in containers(objects):
-        if workload.name == "gateway":
+        if commands.is_gateway(container):
             encoder = gateway_config(workload, container, objects).encoder
             match = re.fullmatch(r"dns:///([a-z0-9-]+):(\d+)", encoder)
             services = {s["metadata"]["name"]: s for s in of_kind(objects, "Service")}
@@ -47,6 +47,25 @@ def names_of_services_exist(objects: list[Object]) -> Iterator[str]:
                 yield f"{workload} asks port {match[2]}, which service {match[1]} does not have."
             elif service["spec"].get("clusterIP") != "None":
                 yield f"service {match[1]} must be headless: connections to a cluster IP all end at one pod."
+
+
+@rule
+def a_root_asks_every_replica_of_every_leaf(objects: list[Object]) -> Iterator[str]:
+    leaves = {}
+    for workload, container in containers(objects):
+        if commands.is_gateway(container) and workload.kind == "StatefulSet":
+            spec, name, port = workload.owner["spec"], workload.name, container_ports(container)["grpc"]
+            service = {s["metadata"]["name"]: s for s in of_kind(objects, "Service")}.get(spec["serviceName"])
+            if service is None or service["spec"].get("clusterIP") != "None":
+                yield f"{workload}: its service {spec['serviceName']} must be there and headless, to name each replica."
+            share = str(gateway_config(workload, container, objects).fan_out.share)
+            leaves[share] = ",".join(f"{name}-{n}.{spec['serviceName']}:{port}" for n in range(spec["replicas"]))
+    for workload, container in containers(objects):
+        if commands.is_gateway(container) and workload.kind == "Deployment":
+            asked = gateway_config(workload, container, objects).fan_out.leaves
+            expected = [leaves.get(f"{number}/{len(leaves)}") for number in range(len(leaves))]
+            if asked != expected:
+                yield f"{workload} asks {asked}, leaves are {expected}."
 
 
 @rule
@@ -65,7 +84,7 @@ def configuration_is_read(objects: list[Object]) -> Iterator[str]:
     for workload, container in containers(objects):
         if commands.is_tfserving(container):
             yield from _serving_configuration(workload, container, objects)
-        elif workload.name == "gateway":
+        elif commands.is_gateway(container):
             try:
                 gateway_config(workload, container, objects)
             except (ConfigError, LookupError) as error:
@@ -142,7 +161,7 @@ def _with_file(text: str, read: Callable[[pathlib.Path], Any]) -> Any:
 @rule
 def gateways_can_write_what_they_take(objects: list[Object]) -> Iterator[str]:
     for workload, container in containers(objects):
-        if workload.name != "gateway":
+        if not commands.is_gateway(container):
             continue
         config = gateway_config(workload, container, objects)
         mounts = [each for each in container["volumeMounts"] if each["mountPath"] == config.serving_root]

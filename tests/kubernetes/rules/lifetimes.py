@@ -12,14 +12,19 @@ from tests.kubernetes.rules.rule import rule
 @rule
 def rollouts_take_nothing_away(objects: list[Object]) -> Iterator[str]:
     for workload in workloads(objects):
-        if workload.kind != "Deployment":
+        if workload.kind not in ("Deployment", "StatefulSet"):
             continue
         gpu = any("nvidia.com/gpu" in c["resources"]["limits"] for c in workload.containers)
-        if not gpu and workload.owner["spec"]["strategy"].get("rollingUpdate", {}).get("maxUnavailable") != 0:
+        # A StatefulSet's goes first; that another replica answers is for its budget and its readers.
+        if (
+            workload.kind == "Deployment"
+            and not gpu
+            and workload.owner["spec"]["strategy"].get("rollingUpdate", {}).get("maxUnavailable") != 0
+        ):
             yield f"{workload} takes a pod away before its successor is there."
         grace = workload.spec.get("terminationGracePeriodSeconds", 30)
         for container in workload.containers:
-            if workload.name == "gateway":
+            if commands.is_gateway(container):
                 config = gateway_config(workload, container, objects)
                 if grace <= config.drain_seconds + config.grace_seconds:
                     yield f"{workload} is killed after {grace} s, while it drains."

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from serving.gateway.health import ENCODER, SERVICE
+from serving.leaves.service import SERVICE as LEAF
 from tests.kubernetes import commands
 from tests.kubernetes.rendered import PROBES, Object, Workload, container_ports, workloads
 from tests.kubernetes.rules.rule import rule
@@ -25,7 +26,7 @@ def probes_hit_what_is_there(objects: list[Object]) -> Iterator[str]:
                 elif "grpc" in probe:
                     if probe["grpc"]["port"] != ports.get("grpc"):
                         yield f"{where} asks port {probe['grpc']['port']}, gRPC is on {ports.get('grpc')}."
-                    if probe["grpc"].get("service", "") not in _health_names(workload):
+                    if probe["grpc"].get("service", "") not in _health_names(workload, container):
                         yield f"{where} asks for {probe['grpc']['service']}, which {workload.name} does not know."
                 elif "httpGet" in probe:
                     if probe["httpGet"]["port"] not in ports:
@@ -36,8 +37,11 @@ def probes_hit_what_is_there(objects: list[Object]) -> Iterator[str]:
                     yield from _health_command(where, probe["exec"]["command"], ports)
 
 
-def _health_names(workload: Workload) -> set[str]:
-    return {"", SERVICE, ENCODER} if workload.name == "gateway" else {"", "ModelService", "PredictionService"}
+def _health_names(workload: Workload, container: Object) -> set[str]:
+    if not commands.is_gateway(container):
+        return {"", "ModelService", "PredictionService"}
+    # Of those with replicas by name each is a leaf.
+    return {"", LEAF, ENCODER} if workload.kind == "StatefulSet" else {"", SERVICE, ENCODER}
 
 
 def _health_command(where: str, command: list[str], ports: dict[str, int]) -> Iterator[str]:

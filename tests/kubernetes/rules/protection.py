@@ -24,7 +24,7 @@ def everybody_has_a_budget(objects: list[Object]) -> Iterator[str]:
         budgets = [
             b for b in of_kind(objects, "PodDisruptionBudget") if selects(b["spec"]["selector"], workload.labels)
         ]
-        if workload.kind == "Deployment" and len(budgets) != 1:
+        if workload.kind in ("Deployment", "StatefulSet") and len(budgets) != 1:
             yield f"{workload} has {len(budgets)} disruption budgets."
 
 
