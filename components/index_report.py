@@ -15,6 +15,8 @@ th, td { border-bottom: 1px solid #ddd; padding: .25rem .75rem .25rem 0; text-al
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 tr.chosen { font-weight: 600; background: #f3f8f4; } img { max-width: 100%; }
 """
+# A share of the items in groups that few collections have by copies alone.
+_MANY_GROUPED = 0.1
 _COLUMNS = ("leaves", "searched", "re-ranked", "recall@10", "queries/s", "bytes/item", "build s")
 
 
@@ -32,7 +34,7 @@ def render_index_report(evaluation: dict[str, Any], picture: bytes, groups: byte
         f"for: {verdict}. {evaluation['queries_per_second']:,.0f} queries per second in a batch.</p>",
         _image("recall, latency, and what there was to choose from", picture),
         *_tuning(tuning),
-        *_duplicates(evaluation["duplicates"], groups),
+        *_duplicates(evaluation["duplicates"], evaluation["count"], groups),
     ]
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"
@@ -42,14 +44,21 @@ def _image(text: str, picture: bytes) -> str:
     return f'<img alt="{text}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
 
 
-def _duplicates(found: dict[str, Any] | None, picture: bytes | None) -> list[str]:
+def _duplicates(found: dict[str, Any] | None, count: int, picture: bytes | None) -> list[str]:
     if found is None:
         return ["<p>Near-duplicates were not looked for.</p>"]
     said = (
         f"<p>Groups of near-duplicates: {found['groups']:,} ({found['identical']:,} of identical content), of "
         f"{found['items']:,} items; up to {found['hamming']} of 64 bits, cosine of at least {found['cosine']}.</p>"
     )
-    return [said] if picture is None else [said, _image("the largest groups of near-duplicates", picture)]
+    parts = [said]
+    if found["items"] > _MANY_GROUPED * count:
+        parts.append(
+            f"<p><strong>{found['items'] / count:.0%} of all items are in a group.</strong> Look whether these are copies: "
+            "of pictures with little in them (digits, icons, drawings) many hash alike and lie near one another, and then "
+            "index.duplicates wants a lower hamming (4) and a higher cosine (0.98).</p>"
+        )
+    return parts if picture is None else [*parts, _image("the largest groups of near-duplicates", picture)]
 
 
 def _tuning(tuning: dict[str, Any]) -> list[str]:

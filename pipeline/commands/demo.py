@@ -49,7 +49,11 @@ def _run_pipeline(folder: pathlib.Path, collection: Collection, arguments: argpa
     command = [sys.executable, "-m", "serving.cli", "run", "--images", str(collection.images)]
     command += ["--root", str(collection.folder / "pipeline"), "--serving-root", str(collection.serving_root)]
     command += ["--label-from", collection.label_from] if collection.label_from else []
-    command += ["--config", arguments.config] if arguments.config else []
+    if arguments.config:
+        command += ["--config", arguments.config]
+    elif not arguments.images:
+        # As configs/mnist.yaml: most digits look like many others.
+        command += ["--set", "index.duplicates.hamming=4", "--set", "index.duplicates.cosine=0.98"]
     for override in arguments.set:
         command += ["--set", override]
     log = collection.folder / "pipeline.log"
