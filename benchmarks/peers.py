@@ -6,8 +6,11 @@
 Each peer is warm, at the fastest of its documented settings with a recall@10 of 0.95 (looked for in this run; the JSON
 has what was tried), and alone on both cores. `alone` is one caller; `busy` is eight callers in two processes for those
 that cross a process boundary, and a thread for each core for those that are a library. The peers' answers are ids
-only; ours are whole items. A library's `behind a hop` is what would be left of it behind a gRPC echo of our own
-answers, asked by the same client. The peers live in an environment of their own, .venv/bench (1 GB, half a minute).
+only; ours are whole items. Ours is asked twice: by `GatheringClient`, our client for programs with many threads, which
+sends what they ask for at the same time in one call (each of the two processes has its own, so at most four queries go
+together, and a caller alone gains nothing); and by `Client`, which makes a call of each query as the peers' clients do.
+A library's `behind a hop` is what would be left of it behind a gRPC echo of our own answers, asked by `Client`. The
+peers live in an environment of their own, .venv/bench (1 GB, half a minute).
 """
 
 import argparse
@@ -40,6 +43,7 @@ from benchmarks._releases import (
 from benchmarks._results import Goal, arguments, digits, report
 
 RUNS = 5
+ONE_BY_ONE = "Lookalike, one call a query"
 _TRIED = 500
 _CALLERS = ((1, 1), (2, 4))
 _THREADS = ((1, 1), (1, 2))
@@ -137,8 +141,8 @@ def measure_peer(
         for label, (processes, threads) in zip(("alone", "busy"), shapes, strict=True):
             rates, latencies, recalls = [], [], []
             for run in range(RUNS + 1):
-                # The first run only warms up.
-                size = scale.queries if run else min(scale.queries, 200)
+                # The first run only warms up; a server holds a part of what answers need from the first time on.
+                size = scale.queries if run or server is not None else min(scale.queries, 200)
                 start = max(0, run - 1) * scale.queries
                 part = size // processes
                 for number, asker in enumerate(running[:processes]):
@@ -168,8 +172,10 @@ def measure_ours(folder: pathlib.Path, scale: Scale, flags: argparse.Namespace) 
     ours = [python_of("serving"), "-m", "benchmarks._ours"]
     with service(root, folder / "logs") as running:
         address = running.gateway.address
-        command = [*ours, "gateway", str(folder), "--address", address]
-        rows = [measure_peer("Lookalike", command, running.gateway, folder, scale)]
+        rows = [
+            measure_peer(title, [*ours, how, str(folder), "--address", address], running.gateway, folder, scale)
+            for title, how in (("Lookalike", "gathering"), (ONE_BY_ONE, "gateway"))
+        ]
         save_answer(address, np.load(folder / QUERIES)[0], K, folder / "answer")
     echo = [python_of("serving"), "-m", "benchmarks._echo", "--answer", str(folder / "answer")]
     with started("echo", echo, folder / "logs") as running_echo:
@@ -232,9 +238,9 @@ def prepare(folder: pathlib.Path, scale: Scale, flags: argparse.Namespace) -> No
 
 def compare(rows: list[dict[str, Any]]) -> list[Goal]:
     """Returns the goals, and adds to the libraries what a hop would leave of them."""
-    ours, echo = rows[0], rows[1]
+    ours, one_by_one, echo = rows[:3]
     goals = [Goal("recall@10", ours["recall@10"], RECALL)]
-    for row in rows[2:]:
+    for row in rows[3:]:
         if row["is"] == "a library":
             best = max(row["alone, queries/s"], row["busy, queries/s"])
             row["behind a hop, queries/s"] = 1 / (1 / best + 1 / echo["busy, queries/s"])
@@ -242,6 +248,9 @@ def compare(rows: list[dict[str, Any]]) -> list[Goal]:
             peer = row["peer"]
             goals.append(Goal(f"queries/s, of {peer}", ours["busy, queries/s"] / row["busy, queries/s"], 1))
             goals.append(Goal(f"p99, of {peer}", ours["busy, p99 ms"] / row["busy, p99 ms"], 1, at_most=True))
+            rate, p99 = (one_by_one[name] / row[name] for name in ("busy, queries/s", "busy, p99 ms"))
+            goals.append(Goal(f"  (one call a query) queries/s, of {peer}", rate, 1))
+            goals.append(Goal(f"  (one call a query) p99, of {peer}", p99, 1, at_most=True))
     return goals
 
 

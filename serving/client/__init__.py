@@ -4,6 +4,7 @@ from serving.client.answers import Answer, Deleted, Embedding, Item, Neighbor, R
 from serving.client.channel import Credentials
 from serving.client.client import Client, NewItem, Query
 from serving.client.failures import QueryFailed
+from serving.client.gathering import GatheringClient
 from serving.search.filter_language import FilterSyntaxError
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Deleted",
     "Embedding",
     "FilterSyntaxError",
+    "GatheringClient",
     "Item",
     "Neighbor",
     "NewItem",

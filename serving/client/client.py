@@ -98,11 +98,11 @@ class Client:
         found.
         """
         query = Query(image, vector, item_id, k, min_score, filter, collapse, release_id, collapse_groups)
-        return to_answer(self._call(self._stub.Search, _request(query)))
+        return self._search(query)
 
     def batch_search(self, queries: Sequence[Query], *, release_id: str = "") -> list[Answer | QueryFailed]:
         """Returns for each query its answer, or why there is none; all are answered from one release."""
-        requests = [_request(query) for query in queries]
+        requests = [to_request(query) for query in queries]
         request = retrieval_pb2.BatchSearchRequest(requests=requests, release_id=release_id)
         return [
             failures.from_status(result.error) if result.HasField("error") else to_answer(result.response)
@@ -214,9 +214,13 @@ class Client:
     ) -> None:
         self.close()
 
-    def _call(self, method: Any, request: Any) -> Any:
+    def _search(self, query: Query) -> Answer:
+        return to_answer(self._call(self._stub.Search, to_request(query)))
+
+    def _call(self, method: Any, request: Any, timeout: float | None = None) -> Any:
+        seconds = self._timeout if timeout is None else timeout
         try:
-            return method(request, timeout=self._timeout, metadata=self._credentials.metadata())
+            return method(request, timeout=seconds, metadata=self._credentials.metadata())
         except grpc.RpcError as error:
             raise failures.from_error(error, self._address) from error
 
@@ -237,7 +241,8 @@ def _delete(item_id: str, purge: bool) -> Any:
         raise QueryFailed("INVALID_ARGUMENT", str(error), "INVALID_QUERY", "", None) from error
 
 
-def _request(query: Query) -> Any:
+def to_request(query: Query) -> Any:
+    """Returns a SearchRequest. Raises TypeError, FilterSyntaxError, and QueryFailed for what the wire can't carry."""
     given = {"image": query.image, "vector": query.vector, "item_id": query.item_id}
     fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if len(fields) != 1:

@@ -4,6 +4,7 @@ D: the dimension of the release's embeddings.
 """
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -126,7 +127,11 @@ class Retrieval:
         holding: Holding,
         deadline: Deadline,
     ) -> list[SearchResult | Exception]:
-        return await self._run(holding, deadline, lambda: _outcomes(queries, vectors, view, holding, deadline))
+        outcomes = _at_once(queries, vectors, view, holding)
+        if outcomes is None:
+            return await self._run(holding, deadline, lambda: _outcomes(queries, vectors, view, holding, deadline))
+        deadline.left()
+        return outcomes
 
     async def _run(self, holding: Holding, deadline: Deadline, function: Callable[[], T]) -> T:
         # The thread is a user of its own: it may still search when the request has long been given up.
@@ -144,6 +149,36 @@ def _answer(query: Query, vector: Vector | None, view: View[Any], holding: Holdi
     found = view.find(unit_of(vector, query, holding), query, row)
     named = [[item.item_id for item in view.items(rows)] for _, rows in found.collapsed]
     return Answer(found, view.load(found.rows), named)
+
+
+def _at_once(
+    queries: Sequence[Query | Exception],
+    vectors: Sequence[Vector | Exception | None],
+    view: View[Any],
+    holding: Holding,
+) -> list[SearchResult | Exception] | None:
+    """Returns the outcomes of a few queries that take no longer than a thread's handing over; None of all others."""
+    if len(queries) * view.seconds > INLINE_SECONDS:
+        return None
+    units: list[tuple[int, Vector]] = []
+    for query, vector in zip(queries, vectors, strict=True):
+        if not isinstance(query, Query) or not query.plainest or query.k > INLINE_K:
+            return None
+        if not isinstance(vector, np.ndarray):
+            return None
+        try:
+            units.append((query.k, unit_of(vector, query, holding)))
+        except errors.RetrievalError:
+            # What is wrong with it is said where it is asked for by itself.
+            return None
+    outcomes: list[SearchResult | Exception] = []
+    for k, group in itertools.groupby(units, key=lambda pair: pair[0]):
+        for found in view.find_each(np.stack([unit for _, unit in group]), k):
+            items = view.cached(found.rows)
+            if items is None:
+                return None
+            outcomes.append(to_result(Answer(found, items, ()), holding, None))
+    return outcomes
 
 
 def _outcomes(
