@@ -117,10 +117,10 @@ class Comparison:
                         figures[name].append(found)
             one, fanned = figures.values()
             ratios = [b["rate"] / a["rate"] for a, b in zip(one, fanned, strict=True)]
-            for name, found in figures.items():
-                row = {"what": name, "in flight": in_flight, "queries/s": median(found, "rate")}
-                row |= {"p50 ms": median(found, "p50"), "p99 ms": median(found, "p99")}
-                row["CPU us/query"] = median(found, "cpu")
+            for name, runs in figures.items():
+                row = {"what": name, "in flight": in_flight, "queries/s": median(runs, "rate")}
+                row |= {"p50 ms": median(runs, "p50"), "p99 ms": median(runs, "p99")}
+                row["CPU us/query"] = median(runs, "cpu")
                 if name != "one process":
                     row["of one process"] = float(np.median(ratios))
                 self._add(row)
@@ -200,14 +200,14 @@ class Comparison:
                 if run:
                     figures[name].append(found)
         what = "a replica that stands still" if still else "two replicas"
-        for name, found in figures.items():
+        for name, runs in figures.items():
             row = {
                 "what": f"{what}, {name}",
                 "in flight": f"{share:.0%} of the peak",
-                "queries/s": median(found, "rate"),
+                "queries/s": median(runs, "rate"),
             }
-            row |= {f"{name} ms": median(found, name) for name in ("p50", "p99", "p99.9")}
-            self._add({**row, "CPU us/query": median(found, "cpu")})
+            row |= {f"{name} ms": median(runs, name) for name in ("p50", "p99", "p99.9")}
+            self._add({**row, "CPU us/query": median(runs, "cpu")})
         not_hedged, hedged = figures.values()
         ratio = float(np.median([b["p99"] / a["p99"] for a, b in zip(not_hedged, hedged, strict=True)]))
         self.rows[-1]["p99, of not hedged"] = ratio

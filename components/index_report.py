@@ -55,9 +55,9 @@ def _duplicates(found: dict[str, Any] | None, count: int, picture: bytes | None)
     if found["items"] > _MANY_GROUPED * count:
         share = f"{found['items'] / count:.0%} of all items are in a group."
         parts.append(
-            f"<p><strong>{share}</strong> Look whether these are copies: of pictures with little in them (digits, icons, "
-            "drawings) many hash alike and lie near one another, and then index.duplicates wants a lower hamming (4) and "
-            "a higher cosine (0.98).</p>"
+            f"<p><strong>{share}</strong> Look whether these are copies: of pictures with little in them (digits,"
+            " icons, drawings) many hash alike and lie near one another, and then index.duplicates wants a lower"
+            " hamming (4) and a higher cosine (0.98).</p>"
         )
     return parts if picture is None else [*parts, _image("the largest groups of near-duplicates", picture)]
 
