@@ -1,5 +1,7 @@
 """The last steps: new embeddings into the cache, each part's vectors where its items are, and the report."""
 
+import collections
+import concurrent.futures
 import contextlib
 import json
 from collections.abc import Iterable, Iterator
@@ -18,18 +20,37 @@ from serving.release.cached_embeddings import Keys, Vectors
 from serving.release.items import ItemShard, write_items
 from serving.storage import open_store
 
+# Each has to be synced, which is waiting; each holds a part's worth of new embeddings.
+_PAIRS_AT_ONCE = 4
+
 
 class AddToCache(beam.DoFn):
-    """Writes the new embeddings of one prefix into the cache, in one pair of files."""
+    """Writes the new embeddings of each prefix into the cache, a pair of files; several wait for the disk at once."""
 
     def __init__(self, options: EmbedOptions) -> None:
         self._options = options
 
+    def start_bundle(self) -> None:
+        """Opens what the bundle's pairs are written by."""
+        self._writers = concurrent.futures.ThreadPoolExecutor(_PAIRS_AT_ONCE)
+        self._pairs: collections.deque[concurrent.futures.Future[None]] = collections.deque()
+
     def process(self, group: tuple[str, Iterable[tuple[Keys, Vectors]]]) -> None:
         prefix, pieces = group[0], list(group[1])
         cache = open_cache(self._options)
-        if cache is not None:
-            cache.add(prefix, np.concatenate([keys for keys, _ in pieces]), np.concatenate([v for _, v in pieces]))
+        if cache is None:
+            return
+        # No more are in memory.
+        while len(self._pairs) >= _PAIRS_AT_ONCE:
+            self._pairs.popleft().result()
+        keys, vectors = np.concatenate([keys for keys, _ in pieces]), np.concatenate([v for _, v in pieces])
+        self._pairs.append(self._writers.submit(cache.add, prefix, keys, vectors))
+
+    def finish_bundle(self) -> None:
+        """Returns when every pair is written; raises what a write did."""
+        with self._writers:
+            while self._pairs:
+                self._pairs.popleft().result()
 
 
 class WritePart(beam.DoFn):
