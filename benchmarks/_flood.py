@@ -37,6 +37,7 @@ _OF_RESET = {7: _UNAVAILABLE, 8: _CANCELLED, 11: 8}
 # A name and a value as they are: not indexed, not compressed.
 _STATUS = re.compile(rb"grpc-status[\x01\x02](\d{1,2})")
 _POLL_SECONDS = 0.001
+_TICK_SECONDS = 0.002
 _CONNECTIONS = 8
 _Call = tuple[float, float, int]
 
@@ -189,7 +190,11 @@ class Flood:
                 now = time.monotonic()
                 while self._number < count and times[self._number] <= now:
                     self._call(times[self._number])
-                self._turn()
+                # What comes within two milliseconds goes out together, and is looked at together: a turn for each took
+                # a quarter of a processor more, from those who answer. Latencies come out longer so, never shorter.
+                self._flush()
+                time.sleep(_TICK_SECONDS)
+                self._receive(0.0)
         else:
             while (now := time.monotonic()) < end:
                 while sum(connection.under_way for connection in self._connections) < self._job.in_flight:
@@ -210,9 +215,15 @@ class Flood:
         self._number += 1
 
     def _turn(self) -> None:
+        self._flush()
+        self._receive(_POLL_SECONDS)
+
+    def _flush(self) -> None:
         for connection in self._connections:
             connection.flush()
-        for file, _ in self._epoll.poll(_POLL_SECONDS):
+
+    def _receive(self, seconds: float) -> None:
+        for file, _ in self._epoll.poll(seconds):
             self._by_file[file].receive()
 
     def _finished(self, call: _Call, ended: float, code: int) -> None:
