@@ -230,7 +230,7 @@ def measure(folder: pathlib.Path, flags: argparse.Namespace) -> tuple[list[dict[
     files = sorted((flags.images or digits(folder / "digits")).rglob("*.png"))
     chosen = np.random.default_rng(0).permutation(len(files))[: 16 * BATCH]
     kinds = {"digits": (DIGIT, [files[i].read_bytes() for i in chosen])}
-    if not small or flags.photos:
+    if (not small or flags.photos) and flags.only != "vectors":
         kinds["photos"] = (PHOTO, make_photos(8 * BATCH))
     embeddings, queries = make_embeddings(count, 1000)
     items = make_items(count)
@@ -252,8 +252,9 @@ def measure(folder: pathlib.Path, flags: argparse.Namespace) -> tuple[list[dict[
                 if not rows:
                     method = retrieval_pb2.SearchMethod.Name(answer.method)
                     comparison.vectors(queries)
-                comparison.batches(encoder, images, what)
-                comparison.images(encoder, images, what)
+                if flags.only != "vectors":
+                    comparison.batches(encoder, images, what)
+                    comparison.images(encoder, images, what)
             rows += comparison.rows
             goals += comparison.goals
     facts = {"items": count, "method": method, "answer_bytes": answer.ByteSize(), "processes": processes}
@@ -262,11 +263,20 @@ def measure(folder: pathlib.Path, flags: argparse.Namespace) -> tuple[list[dict[
 
 def main() -> None:
     flags = arguments(
-        __doc__, processes="of the gateway, and of the echo (default: 1)", photos="yes: also at small scale"
+        __doc__,
+        processes="of the gateway, and of the echo (default: 1)",
+        photos="yes: also at small scale",
+        only="vectors: nothing with images",
     )
     with tempfile.TemporaryDirectory() as scratch:
         rows, goals, facts = measure(pathlib.Path(scratch), flags)
-    report("gateway", flags.scale, rows, goals if flags.scale == "full" else [], **facts)
+    report(
+        "gateway-vectors" if flags.only == "vectors" else "gateway",
+        flags.scale,
+        rows,
+        goals if flags.scale == "full" else [],
+        **facts,
+    )
 
 
 if __name__ == "__main__":
