@@ -58,7 +58,7 @@ types: setup  ## mypy --strict on the packages
 	$(PIPELINE)/mypy
 
 fast: setup checks
-	$(SERVING)/$(PYTEST) -m "not slow" tests/serving tests/test_imports.py --ignore tests/serving/model_server
+	$(SERVING)/$(PYTEST) -m "not slow" tests/serving tests/test_imports.py tests/test_docs.py --ignore tests/serving/model_server
 	$(PIPELINE)/$(PYTEST) -m "not slow" tests/pipeline tests/components tests/benchmarks tests/serving/model_server tests/serving/index tests/kubernetes
 
 slow: setup checks
