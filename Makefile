@@ -63,7 +63,7 @@ fast: setup checks
 
 slow: setup checks
 	$(SERVING)/$(PYTEST) -m slow tests/serving --ignore tests/serving/model_server
-	$(PIPELINE)/$(PYTEST) -m slow tests/e2e tests/components tests/pipeline tests/serving/model_server tests/conformance tests/kubernetes
+	$(PIPELINE)/pytest -q -m slow tests/e2e tests/components tests/pipeline tests/serving/model_server tests/conformance tests/kubernetes
 
 prism:  ## Build Beam's portable runner Prism into .venv/prism (Go 1.26; minutes)
 	cd requirements/prism && go build -mod=readonly -trimpath -o ../../.venv/prism/prism github.com/apache/beam/sdks/v2/go/cmd/prism
