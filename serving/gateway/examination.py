@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import json
+import logging
+import math
 import os
 import pathlib
 import subprocess
@@ -22,9 +24,14 @@ from serving.search.searcher import Searcher
 from serving.spare_time import take_only_spare_time
 from serving.storage import Store
 
+_log = logging.getLogger(__name__)
 _REMEMBERED_AT_ONCE = 500
 _REST_SECONDS = 0.002
 _NICE = 19
+# A machine that is always busy has no spare time, and a release must be examined some day. There is no way back to a
+# usual priority without privileges, so another process is started.
+_PATIENCE_SECONDS = 10.0
+_LOOK_SECONDS = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,28 +112,62 @@ class Examiner:
                 self._process.kill()
 
     def _ask(self, asked: bytes) -> bytes:
+        process = self._start()
+        # From its first moment, before it has begun: most of what it takes is to start.
+        _stand_back(process.pid)
+        data = _answer(process, asked, _PATIENCE_SECONDS)
+        if data is None:
+            _log.warning(
+                "a release was not examined in spare time: there is too little of it; examined as other work is"
+            )
+            process = self._start()
+            data = _answer(process, asked, math.inf)
+        if data is None or process.returncode or len(data) < HEAD.size:
+            raise OSError(f"the process that examined it ended with {process.returncode}.")
+        return data
+
+    def _start(self) -> "subprocess.Popen[bytes]":
         with self._lock:
             if self._closed:
                 raise OSError("the gateway is ending.")
-            process = self._process = subprocess.Popen(
+            self._process = subprocess.Popen(
                 [sys.executable, "-m", "serving.gateway.examiner"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
                 start_new_session=True,
             )
-            # From here, before it has begun: most of what it takes is to start.
-            _stand_back(process.pid)
-        try:
-            data, _ = process.communicate(asked)
-        finally:
-            # Where nobody waits for it any more.
-            with contextlib.suppress(OSError):
-                process.kill()
-            process.wait()
-        if process.returncode or len(data) < HEAD.size:
-            raise OSError(f"the process that examined it ended with {process.returncode}.")
-        return data
+            return self._process
+
+
+def _answer(process: "subprocess.Popen[bytes]", asked: bytes, patience: float) -> bytes | None:
+    """Returns what a process answers, or None where it could have run for `patience` seconds and was not let."""
+    try:
+        unsent: bytes | None = asked
+        while True:
+            try:
+                return process.communicate(unsent, timeout=_LOOK_SECONDS)[0]
+            except subprocess.TimeoutExpired:
+                unsent = None  # the process object has it
+                if _waited(process.pid) > patience:
+                    return None
+    finally:
+        # Where nobody waits for it any more.
+        with contextlib.suppress(OSError):
+            process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # it may hold what was never read
+                    pipe.close()
+
+
+def _waited(process: int) -> float:
+    """Returns for how many seconds others ran while a process could have (Linux, sched-stats.rst); 0 if unknown."""
+    try:
+        return int(pathlib.Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def _stand_back(process: int) -> None:

@@ -1,5 +1,7 @@
 """A release looked at by another process while one is served."""
 
+import os
+import subprocess
 import sys
 import threading
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from lookalike.retrieval.v1 import retrieval_pb2
-from serving.gateway import conversion, wire
+from serving.gateway import conversion, examination, wire
 from serving.gateway.examination import Examiner
 from serving.release import layout
 from serving.release.reader import open_release
@@ -117,3 +119,21 @@ def test_it_ends_with_the_gateway(collection: Collection) -> None:
     one.close()
     thread.join(60)
     assert not thread.is_alive() and failed
+
+
+def test_where_there_is_no_spare_time_it_is_examined_as_other_work_is(
+    collection: Collection, monkeypatch, caplog
+) -> None:
+    release_id = collection.publish()
+    monkeypatch.setattr(examination, "_PATIENCE_SECONDS", 1.0)
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    # On the one core that the examining process may use, too.
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        assert examiner(collection).examine(release_id, None).rows
+    finally:
+        busy.kill()
+        busy.wait()
+        os.sched_setaffinity(0, cores)
+    assert "there is too little of it" in caplog.text
