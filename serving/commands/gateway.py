@@ -164,8 +164,10 @@ def run(arguments: argparse.Namespace) -> int:
 
             return Supervisor(config).run()
         from serving.gateway.gateway import serve
+        from serving.gateway.watcher import leave_at_once_if_opening
 
         asyncio.run(serve(config))
+        leave_at_once_if_opening()
     except (ConfigError, OSError) as error:
         print(f"lookalike gateway: {error}", file=sys.stderr)
         return 2

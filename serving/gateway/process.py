@@ -26,8 +26,10 @@ def main() -> int:
         logs.configure(config.logs)
         # Here, so that what is wrong with the options is said before gRPC and NumPy are loaded.
         from serving.gateway.gateway import serve
+        from serving.gateway.watcher import leave_at_once_if_opening
 
         asyncio.run(serve(config, process=start["number"], listening=_tell, end_with=sys.stdin.fileno()))
+        leave_at_once_if_opening()
     except (ConfigError, OSError) as error:
         print(f"lookalike gateway: {error}", file=sys.stderr)
         return 2
