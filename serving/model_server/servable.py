@@ -19,6 +19,7 @@ from serving.model_server.tensors import Array
 from serving.spare_time import SpareTime
 
 DEFAULT_SIGNATURE = "serving_default"
+_VARIABLES = {"VarHandleOp", "VariableV2", "Variable"}
 
 
 class Servable:
@@ -26,7 +27,9 @@ class Servable:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self.signature_defs = session.take_signature_defs()
+        meta_graph = session.take_meta_graph()
+        self.signature_defs = dict(meta_graph.signature_def)
+        self.has_variables = any(node.op in _VARIABLES for node in meta_graph.graph_def.node)
         self._signatures = {n: read_signature(n, d) for n, d in self.signature_defs.items() if runs(d)}
 
     def signature(self, name: str) -> Signature:
@@ -69,7 +72,12 @@ def load_servable(folder: pathlib.Path, spare_time: SpareTime) -> Servable:
     if not any((folder / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
         # TF Serving's text, which tells this from a model that is broken.
         raise not_found(f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {folder}")
-    return Servable(spare_time.run(lambda: Session(folder), Session.close))
+    servable = Servable(spare_time.run(lambda: Session(folder), Session.close))
+    if servable.has_variables and not (folder / "variables" / "variables.index").is_file():
+        # TensorFlow takes a SavedModel without that file for one without variables, and each request would fail.
+        servable.close()
+        raise not_found(f"The SavedModel's graph has variables, and {folder / 'variables'} holds none.")
+    return servable
 
 
 class Handle:

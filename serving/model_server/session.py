@@ -47,10 +47,10 @@ class Session:
             lib.TF_DeleteBuffer(meta_graph)
             lib.TF_DeleteSessionOptions(options)
 
-    def take_signature_defs(self) -> dict[str, meta_graph_pb2.SignatureDef]:
-        """Returns the entry points of the SavedModel; only once."""
+    def take_meta_graph(self) -> meta_graph_pb2.MetaGraphDef:
+        """Returns the graph and the entry points of the SavedModel; only once."""
         meta_graph, self._meta_graph = self._meta_graph, b""
-        return dict(meta_graph_pb2.MetaGraphDef.FromString(meta_graph).signature_def)
+        return meta_graph_pb2.MetaGraphDef.FromString(meta_graph)
 
     def run(
         self,
