@@ -1,5 +1,6 @@
 """A SavedModel in a session, through TensorFlow's C API: loaded by the C++ that TF Serving loads it with."""
 
+import collections
 import ctypes
 import threading
 from collections.abc import Mapping, Sequence
@@ -77,8 +78,10 @@ class Session:
                 raise tf.errors.CancelledError(None, None, "Session has been closed.")
             self._users += 1
         fed: list[FedTensor] = []
+        made: collections.deque[int] = collections.deque()
         try:
-            fed += [FedTensor(array) for array in feeds.values()]
+            for array in feeds.values():
+                fed.append(FedTensor(array))  # each is kept at once: the next one may fail
             with Status() as status:
                 self._library.TF_SessionRun(
                     *(self._session, how),
@@ -87,9 +90,15 @@ class Session:
                     status.pointer,
                 )
                 status.check()
-            return [take_array(tensor) for tensor in found if tensor is not None]
+            made.extend(tensor for tensor in found if tensor is not None)
+            arrays: list[Array] = []
+            while made:
+                arrays.append(take_array(made.popleft()))
+            return arrays
         finally:
             del kept
+            for tensor in made:  # one before them was no array
+                self._library.TF_DeleteTensor(tensor)
             for each in fed:
                 each.free()
             self._drop()
